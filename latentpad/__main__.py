@@ -1,0 +1,5 @@
+"""`python -m latentpad`."""
+
+from latentpad.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Whole runs, arms side by side, and the report."""

@@ -1,0 +1,154 @@
+"""Arms x seeds of one experiment: runs what is not done, re-uses what is, and ends in one summary."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from latentpad.experiments.compare import compare_paired
+from latentpad.experiments.run import DONE, is_done, run_recipe
+from latentpad.preflight import check_plan, check_recipe
+from latentpad.recipe.errors import RecipeError
+from latentpad.recipe.load import content_key, with_run
+from latentpad.tasks import build_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from latentpad.recipe.load import Arm, Plan
+    from latentpad.recipe.schema import Recipe
+
+SUMMARY = "summary.json"
+
+
+def run_folder(out: Path, arm: str, seed: int) -> Path:
+    """Where an arm's run with a seed lives."""
+    return out / arm / f"seed-{seed}"
+
+
+def _last_checkpoint(folder: Path) -> Path:
+    done = json.loads((folder / DONE).read_text())
+    return folder / "checkpoints" / str(done["step"])
+
+
+def _ready(out: Path, arm: Arm, seed: int, keys: dict[tuple[str, int], str]) -> tuple[Recipe, str]:
+    """The arm's recipe for a seed, its parent's checkpoint filled in, and its content key."""
+    if arm.start_from is None:
+        recipe = with_run(arm.recipe, seed=seed)
+        return recipe, content_key(recipe)
+    path = _last_checkpoint(run_folder(out, arm.start_from, seed))
+    recipe = with_run(arm.recipe, seed=seed, path=str(path))
+    return recipe, content_key(recipe, keys[arm.start_from, seed])
+
+
+def _set_aside(folder: Path, key: str) -> None:
+    """A run of an older version of the arm makes room; nothing is deleted."""
+    marker = folder / "key.txt"
+    if marker.is_file() and (old := marker.read_text().strip()) != key:
+        target = folder.with_name(f"{folder.name}.replaced-{old}")
+        if target.exists():
+            target = folder.with_name(f"{target.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+        folder.rename(target)
+
+
+def ablate(plan: Plan, out: Path, *, command: str, say: Callable[[str], None]) -> Path:
+    """Run every arm for every seed into `out`, and write `summary.json` there.
+
+    Args:
+        plan: the experiment.
+        out: its folder.
+        command: for the summary.
+        say: takes a line for the user.
+
+    Raises:
+        RecipeError: something is wrong with an arm; nothing was run.
+        Stopped: the user asked to stop; a checkpoint was left.
+    """
+    check_plan(plan)
+    keys: dict[tuple[str, int], str] = {}
+    runs = [(seed, arm) for seed in plan.seeds for arm in plan.arms]
+    for number, (seed, arm) in enumerate(runs, start=1):
+        recipe, key = _ready(out, arm, seed, keys)
+        keys[arm.name, seed] = key
+        folder = run_folder(out, arm.name, seed)
+        place = f"[{number}/{len(runs)}] {arm.name}, seed {seed}"
+        if is_done(folder, key):
+            say(f"{place}: done before, re-used")
+            continue
+        _set_aside(folder, key)
+        say(f"{place}: {recipe.method}")
+        check_recipe(recipe)
+        run_recipe(recipe, folder, parent_key="" if arm.start_from is None else keys[arm.start_from, seed])
+    summary = summarise(plan, out, command=command)
+    out.mkdir(parents=True, exist_ok=True)
+    from latentpad.training.run_folder import write_json
+
+    write_json(out / SUMMARY, summary)
+    return out / SUMMARY
+
+
+def summarise(plan: Plan, out: Path, *, command: str) -> dict[str, Any]:
+    """The numbers of the finished runs of an experiment, every seed on its own."""
+    from latentpad.training.run_folder import environment
+
+    task = build_task(plan.arms[0].recipe.task)
+    return {
+        "experiment": plan.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "machine": environment(),
+        "train_cells": list(task.cells),
+        "arms": [_summarise_arm(arm, plan.seeds, out) for arm in plan.arms],
+        "comparisons": [
+            c for arm in plan.arms if arm.start_from for seed in plan.seeds for c in _compare(arm, seed, out)
+        ],
+    }
+
+
+def _final_evaluation(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    step = json.loads((folder / DONE).read_text())["step"]
+    cells = json.loads((folder / "eval" / f"{step}.json").read_text())
+    lines = (folder / "eval" / f"{step}.jsonl").read_text(encoding="utf-8").splitlines()
+    return cells, [json.loads(line) for line in lines]
+
+
+def _summarise_arm(arm: Arm, seeds: tuple[int, ...], out: Path) -> dict[str, Any]:
+    cells, costs = [], []
+    for seed in seeds:
+        folder = run_folder(out, arm.name, seed)
+        cells += [{"seed": seed, **cell} for cell in _final_evaluation(folder)[0]["cells"]]
+        costs.append({"seed": seed, **json.loads((folder / DONE).read_text())["counters"]})
+    return {
+        "arm": arm.name,
+        "description": arm.description,
+        "method": arm.recipe.method,
+        "from": arm.start_from,
+        "seeds": list(seeds),
+        "cells": cells,
+        "costs": costs,
+        "status": "done",
+    }
+
+
+def _verdicts(records: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, bool]]:
+    verdicts: dict[tuple[str, str], dict[str, bool]] = {}
+    for r in records:
+        verdicts.setdefault((r["cell"], r["decoding"]), {})[r["problem"]] = r["outcome"] == "CORRECT"
+    return verdicts
+
+
+def _compare(arm: Arm, seed: int, out: Path) -> list[dict[str, Any]]:
+    """The arm beside the arm that it started from, greedy, cell by cell on the same problems."""
+    if arm.start_from is None:
+        raise RecipeError(f"arm {arm.name!r} starts from no other")
+    ours = _verdicts(_final_evaluation(run_folder(out, arm.name, seed))[1])
+    theirs = _verdicts(_final_evaluation(run_folder(out, arm.start_from, seed))[1])
+    return [
+        {"arm": arm.name, "baseline": arm.start_from, "seed": seed, "cell": cell, "decoding": decoding}
+        | asdict(compare_paired(right, theirs[cell, decoding]))
+        for (cell, decoding), right in ours.items()
+        if decoding == "greedy" and (cell, decoding) in theirs
+    ]

@@ -1,0 +1,199 @@
+"""Building or loading a policy: an ordinary causal language model of transformers, with peft's LoRA or without."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from latentpad.models.tokenizer import character_tokenizer, fast_tokenizer, stop_token_ids
+from latentpad.recipe.errors import RecipeError
+from latentpad.seeding import seed_of
+from reward import CLOSE_TAG, OPEN_TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from latentpad.recipe.schema import LoraSection, ScratchSection
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with its tokenizer.
+
+    Attributes:
+        model: a `PreTrainedModel`, or a `PeftModel` around one.
+        tokenizer: an ordinary fast tokenizer.
+        stop_ids: every token that ends a response.
+        device: where the model is.
+    """
+
+    model: Any
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
+    device: str
+
+    @property
+    def uses_lora(self) -> bool:
+        """Whether only an adapter is trained."""
+        return hasattr(self.model, "peft_config")
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that are trained, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def trainable_hash(self) -> str:
+        """SHA-256 of the trained weights, to the bit."""
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.trainable().items()):
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def scratchpad_ids(self) -> tuple[int, ...]:
+        """The tokens that open or close a scratchpad.
+
+        Raises:
+            RecipeError: a tag is not one token, so it cannot be forbidden.
+        """
+        vocabulary = self.tokenizer.get_vocab()
+        for tag in (OPEN_TAG, CLOSE_TAG):
+            if tag not in vocabulary:
+                raise RecipeError(
+                    f"scratchpad: 'empty' needs {tag} to be one token of the tokenizer: add it as a token"
+                )
+        return tuple(vocabulary[tag] for tag in (OPEN_TAG, CLOSE_TAG))
+
+    def save(self, folder: Path) -> None:
+        """An ordinary checkpoint (or an ordinary peft adapter) with its tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def default_device() -> str:
+    """`cuda` if there is one, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def new_policy(sizes: ScratchSection, alphabet: str, *, seed: int) -> Policy:
+    """A model from scratch over a character tokenizer, its weights drawn from `seed`.
+
+    Raises:
+        RecipeError: transformers has no such architecture, or it does not take these sizes.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = fast_tokenizer(character_tokenizer(alphabet))
+    try:
+        config = AutoConfig.for_model(
+            sizes.architecture,
+            vocab_size=len(tokenizer),
+            hidden_size=sizes.hidden_size,
+            intermediate_size=sizes.intermediate_size,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
+            num_key_value_heads=sizes.heads,
+            max_position_embeddings=sizes.max_positions,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    except ValueError as error:
+        raise RecipeError(f"model.scratch.architecture: transformers has no {sizes.architecture!r}") from error
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of("model", seed))
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    device = default_device()
+    return Policy(model.to(device), tokenizer, stop_token_ids(None, tokenizer), device)
+
+
+def load_policy(path: Path, *, lora: LoraSection | None = None, seed: int = 0) -> Policy:
+    """A policy from a checkpoint in the transformers format, or from a peft adapter (merged into a copy of its base).
+
+    Args:
+        path: folder with a model or an adapter, and a fast tokenizer.
+        lora: wrap the model in a new adapter and train only that.
+        seed: of the new adapter's weights.
+
+    Raises:
+        RecipeError: there is no readable checkpoint.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = _load_merged(path, AutoModelForCausalLM)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    stop_ids = stop_token_ids(_base_of(path), tokenizer)
+    if lora is not None:
+        model = _with_lora(model, lora, seed)
+    device = default_device()
+    return Policy(model.to(device), tokenizer, stop_ids, device)
+
+
+def _base_of(path: Path) -> Path:
+    if not (path / ADAPTER_CONFIG).is_file():
+        return path
+    from peft import PeftConfig
+
+    return Path(PeftConfig.from_pretrained(path).base_model_name_or_path)
+
+
+def _load_merged(path: Path, auto: Any) -> Any:
+    base = _base_of(path)
+    if not (base / "config.json").is_file():
+        raise RecipeError(f"model.path: {base} holds no config.json: give the folder of a checkpoint")
+    if base != path and (base / ADAPTER_CONFIG).is_file():
+        model = _load_merged(base, auto)
+    else:
+        model = auto.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
+    if base == path:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, path).merge_and_unload()
+
+
+def _with_lora(model: Any, lora: LoraSection, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of("lora", seed))
+        return get_peft_model(model, config)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The frozen policy that KL is measured to: the weights that training started from, called `base` in recipes.
+
+    With LoRA it is the policy with its adapter switched off; otherwise a frozen copy.
+    """
+
+    policy: Policy
+    copy: Any | None
+
+    @classmethod
+    def of(cls, policy: Policy) -> Reference:
+        """The reference, taken before the first step of training."""
+        if policy.uses_lora:
+            return cls(policy, None)
+        return cls(policy, deepcopy(policy.model).requires_grad_(False))
+
+    @contextmanager
+    def model(self) -> Iterator[Any]:
+        """The reference model, for the time of the `with` block."""
+        if self.copy is not None:
+            yield self.copy
+        else:
+            with self.policy.model.disable_adapter():
+                yield self.policy.model

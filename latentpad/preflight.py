@@ -1,0 +1,122 @@
+"""What can be found wrong with a recipe before anything heavy is loaded. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentpad.algorithms import build_algorithm
+from latentpad.formats import get_format
+from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
+from latentpad.recipe.errors import RecipeError
+from latentpad.recipe.load import FROM_ARM
+from latentpad.tasks import build_task
+from reward import CLOSE_TAG, OPEN_TAG, Outcome, grade
+
+if TYPE_CHECKING:
+    from latentpad.formats import Format
+    from latentpad.recipe.load import Plan
+    from latentpad.recipe.schema import Recipe, ScratchSection
+    from latentpad.tasks import Task
+
+
+def check_recipe(recipe: Recipe, sizes: ScratchSection | None = None) -> list[str]:
+    """Check a recipe against its task, format, algorithm and model.
+
+    Args:
+        recipe: validated by its schema.
+        sizes: of the model that the run starts from, where that is an arm that has not run yet.
+
+    Returns:
+        what was found true, a line each.
+
+    Raises:
+        RecipeError: what is wrong, in one line.
+    """
+    task, text_format = build_task(recipe.task), get_format(recipe.format)
+    for cell in recipe.evaluation.beyond:
+        task.check_cell(cell)
+    if recipe.algorithm is not None:
+        build_algorithm(recipe.algorithm)
+    tokenizer, positions = _tokenizer(recipe, task, text_format, sizes)
+    vocabulary = tokenizer.get_vocab()
+    if recipe.scratchpad == "empty" and not {OPEN_TAG, CLOSE_TAG} <= set(vocabulary):
+        raise RecipeError(f"scratchpad: 'empty' needs {OPEN_TAG} and {CLOSE_TAG} to be tokens of the tokenizer")
+    lines = [_check_gold(task, text_format)]
+    if recipe.rl is not None:
+        lines.append(_check_chunks(recipe))
+    if recipe.scratchpad == "free":
+        beyond = [cell for cell in recipe.evaluation.beyond if cell not in task.cells]
+        trained = ("rollout.max_new_tokens", recipe.rollout.max_new_tokens, list(task.cells))
+        evaluated = ("evaluation.max_new_tokens", recipe.evaluation.max_new_tokens, [*task.cells, *beyond])
+        limits = [evaluated] if recipe.rl is None else [trained, evaluated]
+        lines += [
+            _check_limit(key, limit, cells, task, text_format, tokenizer, positions) for key, limit, cells in limits
+        ]
+    return lines
+
+
+def check_plan(plan: Plan) -> list[str]:
+    """Check every arm of an experiment; raises as `check_recipe`, the line naming the arm."""
+    lines, sizes = [], dict[str, Any]()
+    for arm in plan.arms:
+        sizes[arm.name] = arm.recipe.model.scratch if arm.start_from is None else sizes[arm.start_from]
+        try:
+            lines += [f"arms.{arm.name}: {line}" for line in check_recipe(arm.recipe, sizes[arm.name])]
+        except RecipeError as error:
+            raise RecipeError(f"arms.{arm.name}.{error}") from error
+    return lines
+
+
+def _tokenizer(recipe: Recipe, task: Task, text_format: Format, sizes: ScratchSection | None) -> tuple[Any, int]:
+    """The tokenizer, and how many positions the model has."""
+    sizes = recipe.model.scratch or sizes
+    if sizes is not None:
+        return character_tokenizer(task.alphabet + text_format.alphabet), sizes.max_positions
+    path = Path(recipe.model.path or "")
+    if recipe.model.path == FROM_ARM or not path.is_dir():
+        raise RecipeError(f"model.path: no such folder: {recipe.model.path}")
+    file = path / "config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    return raw_tokenizer(path), int(config.get("max_position_embeddings", 10**9))
+
+
+def _check_gold(task: Task, text_format: Format) -> str:
+    """Gold answers must grade CORRECT and a wrong one must not, or the reward teaches nothing."""
+    for cell in task.cells:
+        problem = task.longest(cell)
+        response = text_format.response(problem.answer, task.gold_scratchpad(problem))
+        right = grade(task.grader, response, problem.answer, **task.grader_options)
+        wrong = grade(task.grader, response + "0", problem.answer, **task.grader_options)
+        if right.outcome is not Outcome.CORRECT or wrong.outcome is Outcome.CORRECT:
+            raise RecipeError(f"task: the grader does not tell the gold answer of {problem.id} from a wrong one")
+    return "gold answers grade CORRECT, and a changed one does not"
+
+
+def _check_chunks(recipe: Recipe) -> str:
+    size, chunk = recipe.rl_section.group_size, recipe.rollout.chunk_size
+    if chunk % size:
+        raise RecipeError(f"rollout.chunk_size: got {chunk}; expected a multiple of rl.group_size ({size})")
+    return f"a step samples {recipe.rl_section.prompts_per_step} prompts x {size}, in chunks of {chunk}"
+
+
+def _check_limit(
+    key: str, limit: int, cells: list[str], task: Task, text_format: Format, tokenizer: Any, positions: int
+) -> str:
+    """The longest gold response of every cell must fit the length limit, and with its prompt the model."""
+    for cell in cells:
+        problem = task.longest(cell)
+        response = text_format.response(problem.answer, task.gold_scratchpad(problem))
+        needed = len(encode_strictly(tokenizer, response)) + 1
+        if needed > limit:
+            raise RecipeError(
+                f"{key}: got {limit}; the longest gold scratchpad of {cell} with its answer takes {needed} tokens: "
+                f"set it to {needed} or more"
+            )
+        prompt = len(encode_strictly(tokenizer, text_format.prompt(problem.question)))
+        if prompt + limit > positions:
+            raise RecipeError(
+                f"{key}: got {limit}; with a prompt of {prompt} tokens ({cell}) the model has room for {positions}"
+            )
+    return f"{key} {limit} holds the longest gold scratchpad of {', '.join(cells)}"

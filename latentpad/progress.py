@@ -1,0 +1,88 @@
+"""Progress for people: a bar with stage, rate and time left in a terminal, a plain line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PLAIN_SECONDS = 10.0
+
+
+class Bar(Protocol):
+    """One stage under way."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """So much more is done; `note` is a short state such as `reward 0.93`."""
+        ...
+
+
+class _Quiet:
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Nothing is shown."""
+
+
+class _Plain:
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self._title, self._total, self._done, self._first = title, total, done, done
+        self._start = self._shown = time.monotonic()
+        self._line("")
+
+    def _line(self, note: str) -> None:
+        seconds = time.monotonic() - self._start
+        rate = (self._done - self._first) / seconds if seconds > 0.1 else 0.0
+        left = f", {(self._total - self._done) / rate:.0f} s left" if rate else ""
+        pace = f", {rate:.1f}/s" if rate else ""
+        line = f"{self._title}: {self._done}/{self._total}{pace}{left}{'  ' if note else ''}{note}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self._done += amount
+        if self._done >= self._total or time.monotonic() - self._shown > PLAIN_SECONDS:
+            self._shown = time.monotonic()
+            self._line(note)
+
+
+@contextmanager
+def stage(title: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """Show a stage of `total` units, `done` of them done before this start, for the time of the `with` block."""
+    if not sys.stderr.isatty():
+        yield _Plain(title, total, done)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, completed=done, rate="", note="")
+        start = time.monotonic()
+
+        class _Terminal:
+            count = 0
+
+            def advance(self, amount: int = 1, note: str = "") -> None:
+                self.count += amount
+                rate = self.count / max(time.monotonic() - start, 1e-9)
+                progress.update(task, advance=amount, rate=f"{rate:.1f}/s", note=note)
+
+        yield _Terminal()

@@ -1,0 +1,1 @@
+"""Recipes: schema, loading, overrides, hints. Imports no torch."""

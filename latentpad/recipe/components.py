@@ -1,0 +1,50 @@
+"""Tables hold strings (`"grpo": "latentpad.algorithms.grpo:GRPO"`), resolved on use; a dotted path needs no line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from latentpad.recipe.errors import RecipeError, unknown
+from latentpad.recipe.explain import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from latentpad.recipe.schema import Component
+
+
+def resolve(what: str, name: str, table: Mapping[str, str]) -> Any:
+    """The object behind a name of the table, or behind `package.module:object`.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    path = table.get(name, name)
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        raise RecipeError(f"{what}.name: {unknown(what, name, table)}; or a path 'package.module:Class'")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"{what}.name: cannot import {path!r} ({error})") from error
+
+
+def build(what: str, component: Component, table: Mapping[str, str]) -> Any:
+    """The component: a dataclass made of the recipe's options, strictly typed.
+
+    Raises:
+        RecipeError: unknown name, unknown option or wrong type; the line says which and what is allowed.
+    """
+    cls = resolve(what, component.name, table)
+    allowed = [f.name for f in fields(cls) if f.init]
+    for key in component.options:
+        if key not in allowed:
+            raise RecipeError(f"{what}.{key}: {unknown(f'key of {what} {component.name!r}', key, allowed)}")
+    try:
+        return TypeAdapter(cls).validate_python(component.options)
+    except ValidationError as error:
+        raise RecipeError(explain(error, None, prefix=what)) from error

@@ -1,0 +1,197 @@
+"""What a recipe may say: strict pydantic models, each key with its meaning. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys and loose types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Component(BaseModel):
+    """Something from a table (`task`, `algorithm`): its name, or `package.module:Class`, and its own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name; checked by the component itself."""
+        return dict(self.model_extra or {})
+
+
+class ScratchSection(Section):
+    """A causal language model from scratch: any decoder of transformers that takes these sizes."""
+
+    architecture: str = "llama"
+    hidden_size: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    max_positions: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be an even multiple of heads {self.heads} (rotary positions)"
+            )
+        return self
+
+
+class LoraSection(Section):
+    """LoRA (Hu et al. 2021) through peft on all linear layers but the output head."""
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+
+
+class ModelSection(Section):
+    """The policy: `path` to a checkpoint in the transformers format, or `scratch`. Full fine-tuning unless `lora`."""
+
+    path: str | None = None
+    scratch: ScratchSection | None = None
+    lora: LoraSection | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.scratch is None):
+            raise ValueError("give exactly one of 'path' (a checkpoint) and 'scratch' (sizes of a new model)")
+        return self
+
+
+class RolloutSection(Section):
+    """How responses are sampled while training.
+
+    `chunk_size` rollouts are sampled together (whole groups); it is fixed here because the shape of a batch can change
+    the last bits of its logits.
+    """
+
+    engine: Literal["local"] = "local"
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(gt=0)
+    chunk_size: int = Field(default=512, gt=0)
+
+
+class TrainingSection(Section):
+    """Optimizer steps, common to all methods. AdamW (Loshchilov & Hutter 2019), or Muon for the matrices.
+
+    `micro_batch_tokens` bounds the padded tokens of one forward pass; it cannot change the gradient.
+    """
+
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    matrix_learning_rate: float | None = Field(default=None, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    micro_batch_tokens: int = Field(default=16384, gt=0)
+    checkpoint_every: int = Field(gt=0)
+
+
+class PretrainSection(Section):
+    """Next-token prediction on documents, of which a share shows a worked scratchpad and the rest state the answer."""
+
+    documents_per_step: int = Field(gt=0)
+    scratchpad_share: float = Field(ge=0, le=1)
+
+
+class SupervisedSection(Section):
+    """TRL's `SFTTrainer`, loss on the response only: the answer after a gold scratchpad (Nye et al. 2021), or alone."""
+
+    target: Literal["scratchpad", "answer"]
+    examples_per_step: int = Field(gt=0)
+
+
+class RLSection(Section):
+    """Policy gradient on final answers.
+
+    `signal` is what the advantages are made of: each rollout's own `answer`, or the same rewards dealt out at `random`
+    among the rollouts of the step (a control: same rate, no information).
+    """
+
+    prompts_per_step: int = Field(gt=0)
+    group_size: int = Field(gt=1)
+    signal: Literal["answer", "random"] = "answer"
+
+
+class EvaluationSection(Section):
+    """Held-out problems per cell (a cell that has fewer is evaluated whole); `beyond` names further cells to report."""
+
+    problems: int = Field(gt=0)
+    beyond: list[str] = Field(default_factory=list)
+    max_new_tokens: int = Field(gt=0)
+
+
+_SECTIONS_OF = {"pretrain": {"pretrain"}, "supervised": {"supervised"}, "rl": {"rl", "algorithm"}}
+
+
+class Recipe(Section):
+    """One run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    method: Literal["pretrain", "supervised", "rl"]
+    seed: int = Field(default=0, ge=0)
+    task: Component
+    format: str
+    scratchpad: Literal["free", "empty"] = "free"
+    model: ModelSection
+    rollout: RolloutSection
+    training: TrainingSection
+    evaluation: EvaluationSection
+    pretrain: PretrainSection | None = None
+    supervised: SupervisedSection | None = None
+    rl: RLSection | None = None
+    algorithm: Component | None = None
+
+    @model_validator(mode="after")
+    def _sections_fit_method(self) -> Self:
+        wanted = _SECTIONS_OF[self.method]
+        for section in sorted(set().union(*_SECTIONS_OF.values())):
+            given = getattr(self, section) is not None
+            if given and section not in wanted:
+                raise ValueError(f"section '{section}' is not used by method '{self.method}': remove it")
+            if section in wanted and not given:
+                raise ValueError(f"method '{self.method}' needs a section '{section}'")
+        if self.method == "pretrain" and self.model.lora is not None:
+            raise ValueError("method 'pretrain' trains all weights: remove 'model.lora'")
+        if self.method != "pretrain" and self.training.matrix_learning_rate is not None:
+            raise ValueError("'training.matrix_learning_rate' (Muon) is used by method 'pretrain' only: remove it")
+        return self
+
+    @property
+    def rl_section(self) -> RLSection:
+        """The `rl` section of an RL recipe."""
+        assert self.rl is not None
+        return self.rl
+
+
+class ArmSection(BaseModel):
+    """One arm of an experiment: a recipe's keys, over those of `shared` or of the arm that it is `like`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, populate_by_name=True)
+
+    start_from: str | None = Field(default=None, alias="from")
+    like: str | None = None
+    description: str = ""
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The recipe keys that this arm sets."""
+        return dict(self.model_extra or {})
+
+
+class Experiment(Section):
+    """Arms x seeds that share one base."""
+
+    experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seeds: list[int] = Field(min_length=1)
+    shared: dict[str, Any]
+    arms: dict[str, ArmSection] = Field(min_length=1)

@@ -1,0 +1,1 @@
+"""Training: collate, learner (the only reducer), checkpoints, and one loop a method."""

@@ -1,0 +1,99 @@
+"""Checkpoints that are whole or absent: written aside, hashed, made durable, then renamed into place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentpad.recipe.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MANIFEST = "manifest.json"
+STATE = "training_state.pt"
+_ASIDE = ".writing-"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None], *, key: str, keep: int = 1) -> Path:
+    """Write `folder/<step>`, whole or not at all, and drop all but the newest `keep`.
+
+    Args:
+        folder: the run's `checkpoints`.
+        step: optimizer steps taken.
+        fill: writes the files into the folder that it is given.
+        key: of the recipe; a checkpoint of another recipe is refused on resume.
+        keep: how many to keep.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"{_ASIDE}{step}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    fill(aside)
+    files = sorted(f for f in aside.rglob("*") if f.is_file())
+    manifest = {"step": step, "key": key, "files": {str(f.relative_to(aside)): _sha256(f) for f in files}}
+    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for file in [*files, aside / MANIFEST, aside]:
+        _sync(file)
+    final = folder / str(step)
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    _sync(folder)
+    for old in sorted(steps_in(folder))[:-keep]:
+        shutil.rmtree(folder / str(old))
+    return final
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps that have a checkpoint."""
+    return [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+
+
+def newest_checkpoint(folder: Path) -> tuple[int, Path] | None:
+    """The newest checkpoint of a run's `checkpoints`, or None; what a killed write left aside is cleared away."""
+    if folder.is_dir():
+        for aside in folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(aside)
+    steps = steps_in(folder)
+    return (max(steps), folder / str(max(steps))) if steps else None
+
+
+def verify(checkpoint: Path, *, key: str | None = None) -> dict[str, Any]:
+    """The manifest, after every file was found to be as it was written.
+
+    Raises:
+        RecipeError: torn, changed, or from another recipe.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"{checkpoint}: not a whole checkpoint (no readable {MANIFEST}): delete it to go on"
+        ) from error
+    if key is not None and manifest["key"] != key:
+        raise RecipeError(
+            f"{checkpoint}: from another recipe (key {manifest['key']}, this one {key}): use another --out"
+        )
+    for name, digest in manifest["files"].items():
+        if not (checkpoint / name).is_file() or _sha256(checkpoint / name) != digest:
+            raise RecipeError(
+                f"{checkpoint}: {name} is not what was written (torn or changed): delete this checkpoint to go on"
+            )
+    return manifest

@@ -1,0 +1,52 @@
+"""From prompts to graded groups: the one path by which a policy's answers earn rewards, in training and evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from latentpad.models.tokenizer import encode_strictly
+from latentpad.types import Episode, FinishReason, Group, Prompt
+from reward import grade
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from latentpad.formats import Format
+    from latentpad.models.policy import Policy
+    from latentpad.tasks import Task
+    from latentpad.types import Problem, Rollout
+
+
+def make_prompt(policy: Policy, text_format: Format, problem: Problem) -> Prompt:
+    """A problem as the policy reads it."""
+    text = text_format.prompt(problem.question)
+    return Prompt(problem, text, encode_strictly(policy.tokenizer, text))
+
+
+def response_text(policy: Policy, rollout: Rollout) -> str:
+    """What was written, its stop token left out and nothing else."""
+    ids = rollout.token_ids[:-1] if rollout.finish_reason is FinishReason.STOP else rollout.token_ids
+    text: str = policy.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def grade_rollouts(policy: Policy, task: Task, rollouts: Iterable[Rollout]) -> list[Episode]:
+    """Each rollout with what its answer earns. The grader sees the answer and the gold answer, nothing else."""
+    episodes = []
+    for rollout in rollouts:
+        response = response_text(policy, rollout)
+        reward = grade(
+            task.grader,
+            response,
+            rollout.prompt.problem.answer,
+            truncated=rollout.finish_reason is FinishReason.LENGTH,
+            **task.grader_options,
+        )
+        episodes.append(Episode(rollout, response, reward))
+    return episodes
+
+
+def into_groups(episodes: Sequence[Episode], size: int) -> list[Group]:
+    """Consecutive episodes of one prompt, `size` of them to a group."""
+    parts = [tuple(episodes[i : i + size]) for i in range(0, len(episodes), size)]
+    return [Group(part[0].rollout.prompt, part) for part in parts]

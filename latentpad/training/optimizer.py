@@ -1,0 +1,74 @@
+"""AdamW, with Muon for the matrices where a recipe asks; learning rates are a function of the step alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from latentpad.models.policy import Policy
+    from latentpad.recipe.schema import TrainingSection
+
+
+def learning_rate_scale(training: TrainingSection, step: int) -> float:
+    """The factor on the learning rates at a step (from 0): linear warm-up, then constant, linear or cosine to 0."""
+    if step < training.warmup_steps:
+        return (step + 1) / (training.warmup_steps + 1)
+    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    if training.schedule == "linear":
+        return 1 - progress
+    if training.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1.0
+
+
+class Optimizer:
+    """AdamW for all trained weights; with `matrix_learning_rate`, Muon (Jordan 2024) for the matrices of the layers."""
+
+    def __init__(self, policy: Policy, training: TrainingSection) -> None:
+        self._training = training
+        parameters = policy.trainable()
+        self._parameters = list(parameters.values())
+        embeddings = {id(p) for m in (policy.model.get_input_embeddings(), policy.model.get_output_embeddings())
+                      if m is not None for p in m.parameters()}  # fmt: skip
+        muon = training.matrix_learning_rate is not None
+        matrices = [p for p in self._parameters if muon and p.ndim == 2 and id(p) not in embeddings]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in self._parameters if id(p) not in taken]
+        decay = training.weight_decay
+        self._parts: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.AdamW(rest, lr=training.learning_rate, weight_decay=decay), training.learning_rate)
+        ]
+        if matrices:
+            rate = training.matrix_learning_rate or 0.0
+            self._parts.append((torch.optim.Muon(matrices, lr=rate, weight_decay=decay), rate))
+
+    def step(self, step: int) -> tuple[float, float]:
+        """Clip the gradients, take step number `step` (from 0), clear them; returns gradient norm and learning rate.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; no weight was changed.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._training.max_grad_norm))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"gradient norm is {norm} at step {step + 1}; no weight was changed by this step")
+        scale = learning_rate_scale(self._training, step)
+        for optimizer, rate in self._parts:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm, self._training.learning_rate * scale
+
+    def state(self) -> list[dict[str, Any]]:
+        """For a checkpoint."""
+        return [optimizer.state_dict() for optimizer, _ in self._parts]
+
+    def load(self, states: Iterable[dict[str, Any]]) -> None:
+        """From a checkpoint."""
+        for (optimizer, _), state in zip(self._parts, states, strict=True):
+            optimizer.load_state_dict(state)

@@ -1,0 +1,176 @@
+"""`method: supervised`: TRL's `SFTTrainer` on gold scratchpads (Nye et al. 2021) or on answers alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from latentpad.models.tokenizer import encode_strictly
+from latentpad.progress import stage
+from latentpad.recipe.errors import MachineError, Stopped
+from latentpad.training.checkpoint import write_checkpoint
+from latentpad.training.corpus import Example, training_example
+from latentpad.training.interrupt import graceful_stop
+from latentpad.training.run_folder import Counters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from latentpad.formats import Format
+    from latentpad.models.policy import Policy
+    from latentpad.progress import Bar
+    from latentpad.recipe.schema import Recipe
+    from latentpad.tasks import Task
+    from latentpad.training.interrupt import Stop
+    from latentpad.training.run_folder import RunFolder
+
+COUNTERS = "counters.json"
+_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+
+
+def supervised_examples(recipe: Recipe, task: Task, text_format: Format) -> list[Example]:
+    """Every example of the run in the order it is used: `steps * examples_per_step`, none shown on purpose twice."""
+    assert recipe.supervised is not None
+    section = recipe.supervised
+    count, worked = recipe.training.steps * section.examples_per_step, section.target == "scratchpad"
+    return [training_example(task, text_format, recipe.seed, "supervised", i, worked=worked) for i in range(count)]
+
+
+def micro_batch_rows(examples_per_step: int, longest: int, budget: int) -> int:
+    """The largest divisor of `examples_per_step` whose rows of `longest` tokens fit the budget, or 1.
+
+    >>> micro_batch_rows(64, 100, 1700)
+    16
+    """
+    fitting = [n for n in range(1, examples_per_step + 1) if examples_per_step % n == 0 and n * longest <= budget]
+    return max(fitting, default=1)
+
+
+def train_supervised(recipe: Recipe, run: RunFolder, policy: Policy, task: Task, text_format: Format) -> None:
+    """Train until `training.steps`, from the run's newest checkpoint if it has one.
+
+    Raises:
+        MachineError: TRL or datasets is not installed.
+        Stopped: the user asked to stop; a checkpoint was left.
+    """
+    try:
+        from datasets import Dataset
+        from trl import SFTTrainer
+    except ImportError as error:
+        raise MachineError("method 'supervised' needs TRL: pip install 'latentpad[trl]'") from error
+    from latentpad.training.trainer_callback import make_callback
+
+    examples = supervised_examples(recipe, task, text_format)
+    tokens = [len(encode_strictly(policy.tokenizer, e.response)) + 1 for e in examples]
+    longest = max(len(encode_strictly(policy.tokenizer, e.prompt)) + n for e, n in zip(examples, tokens, strict=True))
+    shutil.rmtree(run.checkpoints / _TRAINER, ignore_errors=True)
+    start = 0 if run.resume is None else run.resume[0]
+    with (
+        graceful_stop() as stop,
+        stage(f"{recipe.name} seed {recipe.seed}: supervised", recipe.training.steps, start) as bar,
+    ):
+        ledger = _Ledger(recipe, run, tokens, bar, stop)
+        trainer = SFTTrainer(
+            model=policy.model,
+            args=_arguments(recipe, run, policy, longest),
+            train_dataset=Dataset.from_list([{"prompt": e.prompt, "completion": e.response} for e in examples]),
+            processing_class=policy.tokenizer,
+            callbacks=[make_callback(ledger)],
+        )
+        trainer.remove_callback(_printer())
+        trainer.train(resume_from_checkpoint=None if run.resume is None else str(run.resume[1]))
+    shutil.rmtree(run.checkpoints / _TRAINER, ignore_errors=True)
+    if stop.requested and ledger.step < recipe.training.steps:
+        raise Stopped(f"stopped at step {ledger.step} of {recipe.training.steps}; checkpoint in {run.checkpoints}")
+
+
+_TRAINER = ".writing-trainer"
+
+
+def _printer() -> type:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback  # type: ignore[no-any-return]
+
+
+def _arguments(recipe: Recipe, run: RunFolder, policy: Policy, longest: int) -> Any:
+    from trl import SFTConfig
+
+    assert recipe.supervised is not None
+    training, per_step = recipe.training, recipe.supervised.examples_per_step
+    rows = micro_batch_rows(per_step, longest, training.micro_batch_tokens)
+    return SFTConfig(
+        output_dir=str(run.checkpoints / _TRAINER),
+        use_cpu=policy.device == "cpu",
+        bf16=False,
+        gradient_checkpointing=False,
+        max_steps=training.steps,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=per_step // rows,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=_SCHEDULES[training.schedule],
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        completion_only_loss=True,
+        max_length=None,
+        shuffle_dataset=False,
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        save_steps=training.checkpoint_every,
+        seed=recipe.seed,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+class _Ledger:
+    """What the trainer's callback tells: logs each step, turns each save into one of our checkpoints."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, tokens: Sequence[int], bar: Bar, stop: Stop) -> None:
+        assert recipe.supervised is not None
+        self._run, self._bar, self._stop = run, bar, stop
+        self._per_step = recipe.supervised.examples_per_step
+        self._totals = [0, *accumulate(tokens)]
+        self.step, self._counters = 0, Counters()
+        if run.resume is not None:
+            self.step = run.resume[0]
+            self._counters = Counters(**json.loads((run.resume[1] / COUNTERS).read_text()))
+        self._clock = time.monotonic()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the trainer should save and stop now."""
+        return self._stop.requested
+
+    def logged(self, step: int, logs: dict[str, float]) -> None:
+        """A step is done."""
+        now = time.monotonic()
+        seconds, self._clock = now - self._clock, now
+        samples = step * self._per_step
+        self._counters = replace(
+            self._counters,
+            samples=samples,
+            tokens_trained=self._totals[samples],
+            seconds=self._counters.seconds + seconds,
+        )
+        self._bar.advance(step - self.step, note=f"loss {logs['loss']:.3f}")
+        self.step = step
+        values = {name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate")}
+        self._run.log(step, values, self._counters, {"seconds": seconds})
+
+    def saved(self, folder: Path, step: int) -> None:
+        """The trainer wrote a checkpoint aside: make it the run's, whole or not at all."""
+
+        def fill(target: Path) -> None:
+            shutil.copytree(folder, target, dirs_exist_ok=True)
+            (target / COUNTERS).write_text(json.dumps(asdict(self._counters)))
+
+        write_checkpoint(self._run.checkpoints, step, fill, key=self._run.key)
+        shutil.rmtree(folder)
