@@ -1,4 +1,4 @@
-"""The command line: `latentpad check | train | eval | ablate | report | sample`. Verbs import heavy things themselves."""
+"""The command line: `latentpad check | train | eval | ablate | report | sample`. Verbs import heavy things inside."""
 
 from __future__ import annotations
 
@@ -71,6 +71,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand before or after options, which argparse alone does not allow."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(arguments)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if rest and (overrides != rest or not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += overrides
+    return args
+
+
+def _out_folder(out: Path | None, name: str) -> Path:
+    folder = out or Path("runs") / name
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"--out {folder}: is a file; expected a folder")
+    return folder
+
+
 def _load(path: Path, overrides: Sequence[str]) -> Recipe | Plan:
     from latentpad.recipe.load import is_experiment, load_plan, load_recipe, read_yaml
 
@@ -103,9 +122,9 @@ def _train(args: argparse.Namespace) -> int:
     recipe, _ = _checked(args.recipe, args.overrides)
     if isinstance(recipe, Plan):
         raise RecipeError(f"{args.recipe}: this is an experiment: run it with 'latentpad ablate {args.recipe}'")
+    folder = _out_folder(args.out, recipe.name)
     from latentpad.experiments.run import run_recipe
 
-    folder = args.out or Path("runs") / recipe.name
     run_recipe(recipe, folder)
     _show_run(folder)
     return DONE
@@ -149,13 +168,13 @@ def _ablate(args: argparse.Namespace) -> int:
     plan, _ = _checked(args.recipe, args.overrides)
     if not isinstance(plan, Plan):
         raise RecipeError(f"{args.recipe}: this is one run's recipe: run it with 'latentpad train {args.recipe}'")
+    out = _out_folder(args.out, plan.name)
     import json
 
     from latentpad.experiments.ablate import ablate
     from latentpad.experiments.report import write_report
     from latentpad.experiments.table import experiment_table
 
-    out = args.out or Path("runs") / plan.name
     command = " ".join(["latentpad ablate", str(args.recipe), *args.overrides])
     summary = ablate(plan, out, command=command, say=say)
     page = write_report(out)
@@ -211,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        args = _parser().parse_args(arguments)
+        args = _parse(arguments)
         return _VERBS[args.verb](args)
     except RecipeError as error:
         return _fail(str(error), BAD_INPUT)

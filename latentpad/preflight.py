@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING, Any
 from latentpad.algorithms import build_algorithm
 from latentpad.formats import get_format
 from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
-from latentpad.recipe.errors import RecipeError
-from latentpad.recipe.load import FROM_ARM
+from latentpad.recipe.errors import MachineError, RecipeError
 from latentpad.tasks import build_task
 from reward import CLOSE_TAG, OPEN_TAG, Outcome, grade
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from latentpad.formats import Format
     from latentpad.recipe.load import Plan
-    from latentpad.recipe.schema import Recipe, ScratchSection
+    from latentpad.recipe.schema import ModelSection, Recipe
     from latentpad.tasks import Task
 
 
-def check_recipe(recipe: Recipe, sizes: ScratchSection | None = None) -> list[str]:
+def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str]:
     """Check a recipe against its task, format, algorithm and model.
 
     Args:
         recipe: validated by its schema.
-        sizes: of the model that the run starts from, where that is an arm that has not run yet.
+        origin: where the model comes from in the end, if the run starts from an arm that has not run yet.
 
     Returns:
         what was found true, a line each.
@@ -39,7 +40,7 @@ def check_recipe(recipe: Recipe, sizes: ScratchSection | None = None) -> list[st
         task.check_cell(cell)
     if recipe.algorithm is not None:
         build_algorithm(recipe.algorithm)
-    tokenizer, positions = _tokenizer(recipe, task, text_format, sizes)
+    tokenizer, positions = _tokenizer(origin or recipe.model, task, text_format)
     vocabulary = tokenizer.get_vocab()
     if recipe.scratchpad == "empty" and not {OPEN_TAG, CLOSE_TAG} <= set(vocabulary):
         raise RecipeError(f"scratchpad: 'empty' needs {OPEN_TAG} and {CLOSE_TAG} to be tokens of the tokenizer")
@@ -57,28 +58,45 @@ def check_recipe(recipe: Recipe, sizes: ScratchSection | None = None) -> list[st
     return lines
 
 
+def refuse_launchers(environment: Mapping[str, str]) -> None:
+    """Several processes or DeepSpeed asked for by a launcher would be ignored in silence: refuse them by name.
+
+    Raises:
+        MachineError: `WORLD_SIZE` or accelerate's DeepSpeed switch is set.
+    """
+    world = environment.get("WORLD_SIZE", "1")
+    if world not in ("", "1"):
+        raise MachineError(
+            f"WORLD_SIZE={world} asks for several processes; this version trains in one: run 'latentpad train'"
+        )
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise MachineError("the launcher asks for DeepSpeed; this version does not use it: run 'latentpad train'")
+
+
 def check_plan(plan: Plan) -> list[str]:
     """Check every arm of an experiment; raises as `check_recipe`, the line naming the arm."""
-    lines, sizes = [], dict[str, Any]()
+    lines, origins = [], dict[str, Any]()
     for arm in plan.arms:
-        sizes[arm.name] = arm.recipe.model.scratch if arm.start_from is None else sizes[arm.start_from]
+        origins[arm.name] = arm.recipe.model if arm.start_from is None else origins[arm.start_from]
         try:
-            lines += [f"arms.{arm.name}: {line}" for line in check_recipe(arm.recipe, sizes[arm.name])]
+            lines += [f"arms.{arm.name}: {line}" for line in check_recipe(arm.recipe, origins[arm.name])]
         except RecipeError as error:
             raise RecipeError(f"arms.{arm.name}.{error}") from error
     return lines
 
 
-def _tokenizer(recipe: Recipe, task: Task, text_format: Format, sizes: ScratchSection | None) -> tuple[Any, int]:
+def _tokenizer(model: ModelSection, task: Task, text_format: Format) -> tuple[Any, int]:
     """The tokenizer, and how many positions the model has."""
-    sizes = recipe.model.scratch or sizes
-    if sizes is not None:
-        return character_tokenizer(task.alphabet + text_format.alphabet), sizes.max_positions
-    path = Path(recipe.model.path or "")
-    if recipe.model.path == FROM_ARM or not path.is_dir():
-        raise RecipeError(f"model.path: no such folder: {recipe.model.path}")
+    if model.scratch is not None:
+        return character_tokenizer(task.alphabet + text_format.alphabet), model.scratch.max_positions
+    path = Path(model.path or "")
+    if not path.is_dir():
+        raise RecipeError(f"model.path: no such folder: {model.path}")
     file = path / "config.json"
-    config = json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise RecipeError(f"model.path: {file} is not readable as JSON ({error})") from error
     return raw_tokenizer(path), int(config.get("max_position_embeddings", 10**9))
 
 

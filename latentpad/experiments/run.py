@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentpad.formats import get_format
-from latentpad.preflight import check_recipe
+from latentpad.preflight import check_recipe, refuse_launchers
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import content_key, load_recipe
 from latentpad.tasks import build_task
@@ -37,9 +38,10 @@ def run_recipe(recipe: Recipe, folder: Path, *, parent_key: str = "") -> None:
 
     Raises:
         RecipeError: bad recipe, or the folder holds another run.
-        MachineError: a package or device is missing.
+        MachineError: a package or device is missing, or a launcher asks for what would be ignored.
         Stopped: the user asked to stop; a checkpoint was left.
     """
+    refuse_launchers(os.environ)
     check_recipe(recipe)
     key = content_key(recipe, parent_key)
     if is_done(folder, key):

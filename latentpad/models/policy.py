@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latentpad.models.quiet import quiet_libraries
 from latentpad.models.tokenizer import character_tokenizer, fast_tokenizer, stop_token_ids
 from latentpad.recipe.errors import RecipeError
 from latentpad.seeding import seed_of
@@ -75,7 +76,8 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """An ordinary checkpoint (or an ordinary peft adapter) with its tokenizer."""
-        self.model.save_pretrained(folder)
+        with quiet_libraries():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -129,11 +131,12 @@ def load_policy(path: Path, *, lora: LoraSection | None = None, seed: int = 0) -
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = _load_merged(path, AutoModelForCausalLM)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    with quiet_libraries():
+        model = _load_merged(path, AutoModelForCausalLM)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if lora is not None:
+            model = _with_lora(model, lora, seed)
     stop_ids = stop_token_ids(_base_of(path), tokenizer)
-    if lora is not None:
-        model = _with_lora(model, lora, seed)
     device = default_device()
     return Policy(model.to(device), tokenizer, stop_ids, device)
 

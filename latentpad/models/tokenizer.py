@@ -54,7 +54,10 @@ def raw_tokenizer(path: Path) -> Tokenizer:
         raise RecipeError(
             f"model.path: {path} holds no tokenizer.json: give the folder of a checkpoint with a fast tokenizer"
         )
-    return Tokenizer.from_file(str(file))
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise RecipeError(f"model.path: {file} is not readable as a tokenizer ({error})") from error
 
 
 def encode_strictly(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ def resolve(what: str, name: str, table: Mapping[str, str]) -> Any:
         raise RecipeError(f"{what}.name: {unknown(what, name, table)}; or a path 'package.module:Class'")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise RecipeError(f"{what}.name: cannot import {path!r} ({error})") from error
 
 
@@ -40,11 +41,15 @@ def build(what: str, component: Component, table: Mapping[str, str]) -> Any:
         RecipeError: unknown name, unknown option or wrong type; the line says which and what is allowed.
     """
     cls = resolve(what, component.name, table)
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise RecipeError(f"{what}.name: got {component.name!r}; expected the path of a dataclass")
     allowed = [f.name for f in fields(cls) if f.init]
     for key in component.options:
         if key not in allowed:
             raise RecipeError(f"{what}.{key}: {unknown(f'key of {what} {component.name!r}', key, allowed)}")
     try:
-        return TypeAdapter(cls).validate_python(component.options)
+        # As JSON, because pydantic's strict mode makes a dataclass of a JSON object but not of a dict.
+        return TypeAdapter(cls).validate_json(json.dumps(component.options, default=str), strict=True)
     except ValidationError as error:
-        raise RecipeError(explain(error, None, prefix=what)) from error
+        line = explain(error, None, prefix=what)
+        raise RecipeError(line.replace(f"{what}: {what}.", f"{what}.", 1)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Hashable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +25,27 @@ class _Loader(yaml.SafeLoader):
     """YAML as people mean it: `3e-4` is a number, and a key written twice is an error."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """What `_Loader` reads back as it was: text such as `3e-4` gets quotes."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+# Values that look like a date or a number and are none raise ValueError; very deep nesting raises RecursionError.
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
-        if key in seen and key != "<<":
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping", key_node.start_mark)
+        if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
         seen.add(key)
     loader.flatten_mapping(node)
@@ -54,7 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: no such file; {nearest(str(path), siblings)}".rstrip("; "))
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise RecipeError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
@@ -74,7 +86,7 @@ def apply_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any
             raise RecipeError(f"argument {override!r}: expected key=value, such as training.steps=10")
         try:
             value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
+        except _UNREADABLE as error:
             raise RecipeError(f"argument {override!r}: the value is not readable as YAML") from error
         *parents, last = key.split(".")
         node = data
@@ -208,7 +220,7 @@ def with_run(recipe: Recipe, *, seed: int, path: str | None = None) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
-    return yaml.safe_dump(recipe.model_dump(exclude_none=True), sort_keys=False)
+    return yaml.dump(recipe.model_dump(exclude_none=True), Dumper=_Dumper, sort_keys=False)
 
 
 def content_key(recipe: Recipe, parent_key: str = "") -> str:

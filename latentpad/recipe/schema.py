@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -125,7 +125,7 @@ class RLSection(Section):
 class EvaluationSection(Section):
     """Held-out problems per cell (a cell that has fewer is evaluated whole); `beyond` names further cells to report."""
 
-    problems: int = Field(gt=0)
+    problems: int = Field(gt=0, le=20_000)
     beyond: list[str] = Field(default_factory=list)
     max_new_tokens: int = Field(gt=0)
 
@@ -192,6 +192,6 @@ class Experiment(Section):
     """Arms x seeds that share one base."""
 
     experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     shared: dict[str, Any]
     arms: dict[str, ArmSection] = Field(min_length=1)

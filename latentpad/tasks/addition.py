@@ -15,6 +15,7 @@ from latentpad.types import Problem
 _QUESTION = re.compile(r"([0-9][0-9 ]*)\+([0-9 ]*[0-9])")
 # Shares of the canonical instances, in percent, from two digits up.
 _TEST, _VALIDATION = 20, 5
+_MAX_DIGITS = 99
 
 
 def gold_lines(a: int, b: int) -> list[str]:
@@ -85,7 +86,7 @@ class Addition:
     def _length(self, cell: str) -> int:
         match = re.fullmatch(r"digits=([1-9][0-9]?)", cell)
         if match is None:
-            raise RecipeError(f"cell {cell!r}: expected digits=N with N from 1 to 99, such as 'digits=5'")
+            raise RecipeError(f"cell {cell!r}: expected digits=N with N from 1 to {_MAX_DIGITS}, such as 'digits=5'")
         return int(match[1])
 
     def check_cell(self, cell: str) -> None:
@@ -146,9 +147,12 @@ class Addition:
     def parse(self, text: str) -> Problem:
         """`47+85`, with or without spaces."""
         match = _QUESTION.fullmatch(text.strip())
-        if match is None:
-            raise RecipeError(f"problem {text!r}: expected two whole numbers, such as '47+85'")
-        a, b = (int(part.replace(" ", "")) for part in match.groups())
+        parts = [] if match is None else [part.replace(" ", "") for part in match.groups()]
+        if not parts or max(map(len, parts)) > _MAX_DIGITS:
+            raise RecipeError(
+                f"problem {text[:80]!r}: expected two whole numbers of at most {_MAX_DIGITS} digits, such as '47+85'"
+            )
+        a, b = map(int, parts)
         return self._problem(a, b, "typed")
 
     def longest(self, cell: str) -> Problem:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from latentpad.models.quiet import quiet_datasets, quiet_libraries
 from latentpad.models.tokenizer import encode_strictly
 from latentpad.progress import stage
 from latentpad.recipe.errors import MachineError, Stopped
@@ -65,6 +66,8 @@ def train_supervised(recipe: Recipe, run: RunFolder, policy: Policy, task: Task,
         raise MachineError("method 'supervised' needs TRL: pip install 'latentpad[trl]'") from error
     from latentpad.training.trainer_callback import make_callback
 
+    if run.resume is not None and run.resume[0] >= recipe.training.steps:
+        return
     examples = supervised_examples(recipe, task, text_format)
     tokens = [len(encode_strictly(policy.tokenizer, e.response)) + 1 for e in examples]
     longest = max(len(encode_strictly(policy.tokenizer, e.prompt)) + n for e, n in zip(examples, tokens, strict=True))
@@ -75,15 +78,16 @@ def train_supervised(recipe: Recipe, run: RunFolder, policy: Policy, task: Task,
         stage(f"{recipe.name} seed {recipe.seed}: supervised", recipe.training.steps, start) as bar,
     ):
         ledger = _Ledger(recipe, run, tokens, bar, stop)
-        trainer = SFTTrainer(
-            model=policy.model,
-            args=_arguments(recipe, run, policy, longest),
-            train_dataset=Dataset.from_list([{"prompt": e.prompt, "completion": e.response} for e in examples]),
-            processing_class=policy.tokenizer,
-            callbacks=[make_callback(ledger)],
-        )
-        trainer.remove_callback(_printer())
-        trainer.train(resume_from_checkpoint=None if run.resume is None else str(run.resume[1]))
+        with quiet_libraries(), quiet_datasets():
+            trainer = SFTTrainer(
+                model=policy.model,
+                args=_arguments(recipe, run, policy, longest),
+                train_dataset=Dataset.from_list([{"prompt": e.prompt, "completion": e.response} for e in examples]),
+                processing_class=policy.tokenizer,
+                callbacks=[make_callback(ledger)],
+            )
+            trainer.remove_callback(_printer())
+            trainer.train(resume_from_checkpoint=None if run.resume is None else str(run.resume[1]))
     shutil.rmtree(run.checkpoints / _TRAINER, ignore_errors=True)
     if stop.requested and ledger.step < recipe.training.steps:
         raise Stopped(f"stopped at step {ledger.step} of {recipe.training.steps}; checkpoint in {run.checkpoints}")

@@ -1,0 +1,44 @@
+"""Keep the libraries' own bars and deprecation notices out of our output: one place, each with its reason."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within the block transformers and datasets draw no bars, and do not warn about what peft and TRL ask of them.
+
+    The one warning silenced is that `gradient_checkpointing` will be renamed in transformers 6: peft 0.21 and TRL 1.16
+    use the old name, we do not.
+    """
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
+            yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Within the block `datasets` draws no bars."""
+    import datasets
+
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
