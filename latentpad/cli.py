@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from latentpad import __version__
 from latentpad.recipe.errors import MachineError, RecipeError, Stopped, nearest
+from reward import GoldAnswerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = _parse(arguments)
         return _VERBS[args.verb](args)
-    except RecipeError as error:
+    except (RecipeError, GoldAnswerError) as error:
         return _fail(str(error), BAD_INPUT)
     except MachineError as error:
         return _fail(str(error), CANNOT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from latentpad.training.optimizer import Optimizer
 from latentpad.types import FinishReason, Problem, Prompt, Rollout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from latentpad.tasks import Task
@@ -51,7 +52,7 @@ def lora_policy(folder: Path, seed: int = 0, *, touched: bool = False) -> Policy
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for weight in made.trainable().values():
-                weight.add_(torch.randn(weight.shape, generator=generator) * 0.3)
+                weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
     return made
 
 
@@ -66,9 +67,9 @@ def requests(made: Policy, count: int, *, first_seed: int = 0) -> list[Request]:
     return [Request(prompt(made, questions[i % len(questions)]), first_seed + i) for i in range(count)]
 
 
-def sampled(made: Policy, count: int, *, max_new_tokens: int = 8, temperature: float = 1.0) -> list[Rollout]:
-    engine = LocalEngine(made, chunk_size=max(1, count))
-    return engine.generate(requests(made, count), Sampling(temperature, max_new_tokens))
+def sampled(made: Policy, count: int, **sampling: Any) -> list[Rollout]:
+    options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 8, **sampling}
+    return LocalEngine(made, chunk_size=count).generate(requests(made, count), Sampling(**options))
 
 
 def rollout(made: Policy, question: str, response: str, *, stop: bool = True, logprob: float = -2.0) -> Rollout:
@@ -87,6 +88,16 @@ def off_policy(rollouts: Sequence[Rollout], *, spread: float, seed: int = 0) -> 
 def optimizer(made: Policy, **changes: Any) -> Optimizer:
     values: dict[str, Any] = {"steps": 10, "learning_rate": 0.01, "checkpoint_every": 5, "max_grad_norm": 1e9}
     return Optimizer(made, TrainingSection(**(values | changes)))
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    """New tensors of real numbers are float64 within the block, those of `collate` too."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def gradients(made: Policy) -> dict[str, torch.Tensor]:

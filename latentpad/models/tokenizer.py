@@ -68,9 +68,9 @@ def encode_strictly(tokenizer: Any, text: str) -> tuple[int, ...]:
     """
     ids = tokenizer.encode(text, add_special_tokens=False)
     ids = tuple(getattr(ids, "ids", ids))
-    if tokenizer.decode(ids, skip_special_tokens=False) != text:
-        known = set(tokenizer.get_vocab())
-        strange = sorted({c for c in text if c not in known})
+    decoded = tokenizer.decode(ids, skip_special_tokens=False)
+    if decoded != text:
+        strange = sorted(set(text) - set(decoded))
         raise RecipeError(
             f"the tokenizer cannot spell {text[:60]!r}; characters it lacks: {''.join(strange) or 'none'!r}"
         )

@@ -9,7 +9,21 @@ from hypothesis import strategies as st
 from reward import Outcome, Reward, extract_answer, extract_scratchpad, grade, writes_scratchpad
 
 HOSTILE = st.sampled_from(
-    ["<scratch>", "</scratch>", "86", "</scratch>86", "<scr", "</scratch", ">", "\n", "\x00", " ", "<eos>", "８６", "="]
+    [
+        "<scratch>",
+        "</scratch>",
+        "86",
+        "</scratch>86",
+        "<scr",
+        "</scratch",
+        ">",
+        "\n",
+        "\x00",
+        " ",
+        "<eos>",
+        "\uff18\uff16",
+        "=",
+    ]
 )
 SCRATCHPADS = st.lists(st.one_of(HOSTILE, st.text(max_size=8)), max_size=8).map("".join)
 
@@ -67,8 +81,8 @@ def test_no_answer_is_cut_out_of_an_open_scratchpad(before: str, inside: str) ->
 @given(SCRATCHPADS)
 def test_scratchpad_and_answer_together_are_the_response(response: str) -> None:
     answer = extract_answer(response)
-    left_over = response.removeprefix(extract_scratchpad(response)).strip()
-    assert left_over == (answer or "")
+    left_over = response.removeprefix(extract_scratchpad(response))
+    assert answer is None or left_over.strip() == answer
 
 
 def test_the_scratchpad_comes_with_its_tags() -> None:

@@ -52,14 +52,14 @@ NOT_INTEGERS = [
     "None",
     "True",
     "eighty-six",
-    "８６",
+    "\uff18\uff16",
     "٨٦",
     "८६",
     "⁸⁶",
     "²",
     "Ⅷ",
     "八",
-    "−86",
+    "\u221286",
     "(86)",
     "86/1",
     "172/2",
@@ -113,7 +113,22 @@ def test_the_papers_spelling_sets_one_space_between_digits(text: str, value: int
 
 @pytest.mark.parametrize(
     "text",
-    ["86", "8  6", " 8 6", "8 6 ", "8 6\n", "8\n6", "8\t6", "8\u00a06", "8 66", "-  8", "", "８ ６", "8 - 6", "8,6"],
+    [
+        "86",
+        "8  6",
+        " 8 6",
+        "8 6 ",
+        "8 6\n",
+        "8\n6",
+        "8\t6",
+        "8\u00a06",
+        "8 66",
+        "-  8",
+        "",
+        "\uff18 \uff16",
+        "8 - 6",
+        "8,6",
+    ],
 )
 def test_the_papers_spelling_allows_no_other_spacing(text: str) -> None:
     assert parse_integer(text, spaced_digits=True) is None
@@ -160,7 +175,7 @@ def test_the_detail_of_a_long_answer_stays_a_short_line() -> None:
     assert "\n" not in detail
 
 
-@pytest.mark.parametrize("gold", ["", "8 6", "86.0", "８６", "1e3", "86\n", "9" * 4001, "nan"])
+@pytest.mark.parametrize("gold", ["", "8 6", "86.0", "\uff18\uff16", "1e3", "86\n", "9" * 4001, "nan"])
 def test_an_unreadable_gold_answer_raises_even_for_a_good_answer(gold: str) -> None:
     with pytest.raises(GoldAnswerError, match="is not an integer in the spelling that the task states"):
         grade_integer("86", gold)

@@ -1,0 +1,198 @@
+"""What is found wrong before anything heavy is loaded, each in one line with the fix."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from latentpad.models.tokenizer import character_tokenizer
+from latentpad.preflight import check_plan, check_recipe, refuse_launchers
+from latentpad.recipe.errors import MachineError, RecipeError
+from latentpad.recipe.load import load_plan
+from latentpad.recipe.schema import Recipe
+from latentpad.tasks.addition import Addition
+from reward import Outcome, Reward
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Data = dict[str, Any]
+
+# `<scratch>99+99,C:0\n9+9,8C:1\n,98C:1\n198</scratch>198<eos>`: 29 characters, 2 tags, 3 digits, 1 stop; `99+99=`: 6.
+RESPONSE, PROMPT = 35, 6
+
+
+@dataclass(frozen=True)
+class Lenient(Addition):
+    """Every answer is right."""
+
+    @property
+    def grader(self) -> str:
+        return "lenient:grade"
+
+
+def refused(data: Data) -> str:
+    with pytest.raises(RecipeError) as error:
+        check_recipe(Recipe.model_validate(data))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def checkpoint(folder: Path, alphabet: str = "0123456789+,:C\n=", **config: object) -> Path:
+    folder.mkdir()
+    character_tokenizer(alphabet).save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_good_recipe_is_told_what_was_found_true(recipe_data: Data) -> None:
+    assert check_recipe(Recipe.model_validate(recipe_data)) == [
+        "gold answers grade CORRECT, and a changed one does not",
+        "a step samples 2 prompts x 4, in chunks of 8",
+        "rollout.max_new_tokens 40 holds the longest gold scratchpad of digits=1, digits=2",
+        "evaluation.max_new_tokens 40 holds the longest gold scratchpad of digits=1, digits=2",
+    ]
+
+
+@pytest.mark.parametrize("section", ["rollout", "evaluation"])
+def test_a_limit_must_hold_the_longest_gold_response_and_its_stop_token(recipe_data: Data, section: str) -> None:
+    recipe_data[section]["max_new_tokens"] = RESPONSE
+    assert len(check_recipe(Recipe.model_validate(recipe_data))) == 4
+    recipe_data[section]["max_new_tokens"] = RESPONSE - 1
+    assert refused(recipe_data) == (
+        f"{section}.max_new_tokens: got 34; the longest gold scratchpad of digits=2 with its answer takes 35 tokens: "
+        "set it to 35 or more"
+    )
+
+
+def test_cells_beyond_must_fit_the_evaluation_limit_only(recipe_data: Data) -> None:
+    recipe_data["evaluation"]["beyond"] = ["digits=3"]
+    assert refused(recipe_data).startswith(
+        "evaluation.max_new_tokens: got 40; the longest gold scratchpad of digits=3 with its answer takes 52 tokens"
+    )
+    recipe_data["evaluation"]["max_new_tokens"] = 52
+    assert check_recipe(Recipe.model_validate(recipe_data))[2:] == [
+        "rollout.max_new_tokens 40 holds the longest gold scratchpad of digits=1, digits=2",
+        "evaluation.max_new_tokens 52 holds the longest gold scratchpad of digits=1, digits=2, digits=3",
+    ]
+
+
+def test_prompt_and_limit_must_fit_the_models_positions(recipe_data: Data) -> None:
+    recipe_data["model"]["scratch"]["max_positions"] = PROMPT + 40
+    assert len(check_recipe(Recipe.model_validate(recipe_data))) == 4
+    recipe_data["model"]["scratch"]["max_positions"] = PROMPT + 39
+    assert refused(recipe_data) == (
+        "rollout.max_new_tokens: got 40; with a prompt of 6 tokens (digits=2) the model has room for 45"
+    )
+
+
+def test_an_empty_scratchpad_needs_no_room_for_one(recipe_data: Data) -> None:
+    recipe_data |= {"scratchpad": "empty", "rollout": {"max_new_tokens": 6, "chunk_size": 8}}
+    assert len(check_recipe(Recipe.model_validate(recipe_data))) == 2
+
+
+@pytest.mark.parametrize("chunk", [2, 6, 9])
+def test_a_chunk_holds_whole_groups(recipe_data: Data, chunk: int) -> None:
+    recipe_data["rollout"]["chunk_size"] = chunk
+    assert refused(recipe_data) == f"rollout.chunk_size: got {chunk}; expected a multiple of rl.group_size (4)"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("format", "compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, nye)"),
+        ("task", {"name": "adition", "digits": [1]}, "task.name: unknown task 'adition'; did you mean 'addition'?"),
+        ("algorithm", {"name": "gpro"}, "algorithm.name: unknown algorithm 'gpro'; did you mean 'grpo'?"),
+        ("algorithm", {"name": "grpo", "clip": 1}, "algorithm.clip: unknown key of algorithm 'grpo' 'clip'; "),
+        ("algorithm", {"name": "grpo", "scale": "grp"}, "algorithm.scale: got 'grp'; did you mean 'group'? allowed: "),
+        ("algorithm", {"name": "grpo", "clip_low": "x"}, "algorithm.clip_low: got 'x'; input should be a valid number"),
+        ("evaluation", {"problems": 1, "max_new_tokens": 40, "beyond": ["five"]}, "cell 'five': expected digits=N"),
+    ],
+)
+def test_a_part_that_is_not_there_is_named(recipe_data: Data, key: str, value: object, line: str) -> None:
+    assert refused(recipe_data | {key: value}).startswith(line)
+
+
+def test_a_grader_that_cannot_tell_right_from_wrong_is_refused(recipe_data: Data, monkeypatch: Any) -> None:
+    module = ModuleType("lenient")
+    vars(module).update(Lenient=Lenient, grade=lambda answer, gold, **options: Reward.of(Outcome.CORRECT))
+    monkeypatch.setitem(sys.modules, "lenient", module)
+    assert refused(recipe_data | {"task": {"name": "lenient:Lenient", "digits": [1]}}) == (
+        "task: the grader does not tell the gold answer of addition/longest/9+9 from a wrong one"
+    )
+
+
+def test_a_checkpoint_that_is_not_there_is_named(recipe_data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "nowhere"
+    assert refused(recipe_data | {"model": {"path": str(path)}}) == f"model.path: no such folder: {path}"
+
+
+def test_a_folder_without_a_tokenizer_is_no_checkpoint(recipe_data: Data, tmp_path: Path) -> None:
+    assert refused(recipe_data | {"model": {"path": str(tmp_path)}}) == (
+        f"model.path: {tmp_path} holds no tokenizer.json: give the folder of a checkpoint with a fast tokenizer"
+    )
+
+
+@pytest.mark.parametrize(("file", "kind"), [("config.json", "JSON"), ("tokenizer.json", "a tokenizer")])
+def test_a_torn_file_of_a_checkpoint_is_named(recipe_data: Data, tmp_path: Path, file: str, kind: str) -> None:
+    path = checkpoint(tmp_path / "model")
+    (path / file).write_text('{"torn":')
+    line = refused(recipe_data | {"model": {"path": str(path)}})
+    assert line.startswith(f"model.path: {path / file} is not readable as {kind} (")
+
+
+def test_a_checkpoint_is_checked_by_its_own_positions_and_characters(recipe_data: Data, tmp_path: Path) -> None:
+    short = checkpoint(tmp_path / "short", max_position_embeddings=45)
+    assert refused(recipe_data | {"model": {"path": str(short)}}).endswith("the model has room for 45")
+    mute = checkpoint(tmp_path / "mute", alphabet="012345678+,:C\n=")
+    assert refused(recipe_data | {"model": {"path": str(mute)}}).endswith("characters it lacks: '9'")
+    good = checkpoint(tmp_path / "good", max_position_embeddings=46)
+    assert len(check_recipe(Recipe.model_validate(recipe_data | {"model": {"path": str(good)}}))) == 4
+
+
+def two_arms(data: Data, model: Data) -> Data:
+    own = {key: data.pop(key) for key in ("name", "method", "model", "rl", "algorithm")}
+    learner = {key: own[key] for key in ("method", "rl", "algorithm")}
+    teacher = {"method": "supervised", "supervised": {"target": "answer", "examples_per_step": 2}, "model": model}
+    return {
+        "experiment": "e",
+        "seeds": [0],
+        "shared": data,
+        "arms": {"base": teacher, "child": {"from": "base"} | learner},
+    }
+
+
+def test_a_child_is_checked_with_the_sizes_of_its_parent(recipe_data: Data, written: Callable[..., Path]) -> None:
+    scratch = recipe_data["model"]["scratch"] | {"max_positions": 45}
+    data = two_arms(recipe_data, {"scratch": scratch})
+    data["shared"]["evaluation"]["max_new_tokens"] = 39
+    with pytest.raises(RecipeError, match=r"^arms\.child\.rollout\.max_new_tokens: got 40; .* has room for 45$"):
+        check_plan(load_plan(written(data)))
+
+
+def test_a_child_is_checked_with_the_checkpoint_of_its_parent(
+    recipe_data: Data, written: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = two_arms(recipe_data, {"path": str(checkpoint(tmp_path / "model", max_position_embeddings=46))})
+    lines = check_plan(load_plan(written(data)))
+    assert [line.partition(":")[0] for line in lines] == ["arms.base"] * 2 + ["arms.child"] * 4
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [({"WORLD_SIZE": "2"}, "WORLD_SIZE=2"), ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed")],
+)
+def test_a_launcher_that_would_be_ignored_is_refused(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(MachineError, match=named):
+        refuse_launchers(environment)
+
+
+@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1"}, {"ACCELERATE_USE_DEEPSPEED": "false"}])
+def test_one_process_may_come_from_any_launcher(environment: dict[str, str]) -> None:
+    refuse_launchers(environment)

@@ -1,0 +1,151 @@
+"""Every recipe in recipes/ is loaded, checked and run for real, shrunk, through the command line's own path."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from latentpad.cli import main
+from latentpad.recipe.load import is_experiment, read_yaml
+from latentpad.training.checkpoint import newest_checkpoint
+from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+EXPECTED = {"demo.yaml", "addition_nye_exact.yaml", "addition_dr_grpo.yaml"}
+SMALL_MODEL = "{hidden_size: 16, layers: 1, heads: 2, intermediate_size: 32, max_positions: 256}"
+SMALL_TRAINING = {"steps": 2, "warmup_steps": 1, "checkpoint_every": 1}
+
+
+def shrunk(path: Path) -> list[str]:
+    """Overrides that make a recipe small, and change nothing else of it."""
+    data = read_yaml(path)
+    if not is_experiment(data):
+        return ["rl.prompts_per_step=4", "rl.group_size=4", "evaluation.problems=3", *_small("training.")]
+    overrides = ["shared.evaluation.problems=3"]
+    for name, arm in data["arms"].items():
+        where = f"arms.{name}."
+        if "training" in arm:
+            overrides += _small(f"{where}training.")
+        if "pretrain" in arm:
+            overrides += [f"{where}pretrain.documents_per_step=4", f"{where}model.scratch={SMALL_MODEL}"]
+        if "supervised" in arm:
+            overrides.append(f"{where}supervised.examples_per_step=4")
+        if "prompts_per_step" in arm.get("rl", {}):
+            overrides += [f"{where}rl.prompts_per_step=4", f"{where}rl.group_size=4"]
+    return overrides
+
+
+def _small(where: str) -> list[str]:
+    return [f"{where}{key}={value}" for key, value in SMALL_TRAINING.items()]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The shrunk demo, run once."""
+    out = tmp_path_factory.mktemp("demo")
+    path = next(p for p in RECIPES if p.name == "demo.yaml")
+    assert main(["ablate", str(path), "--out", str(out), *shrunk(path)]) == 0
+    return out
+
+
+def summary_of(experiment: Path) -> dict[str, Any]:
+    return json.loads((experiment / "summary.json").read_text())
+
+
+def test_this_file_runs_every_recipe_there_is() -> None:
+    assert {p.name for p in RECIPES} == EXPECTED
+
+
+def test_the_demo_ends_with_every_arm_and_a_report(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = summary_of(demo)
+    arms = ["base", "direct", "nye", "answers-only", "random-reward", "no-scratchpad"]
+    assert [arm["arm"] for arm in summary["arms"]] == arms
+    assert all(len(arm["cells"]) == 2 * 6 for arm in summary["arms"])  # two decodings, one to six digits
+    assert (demo / "report" / "index.html").is_file()
+
+
+def test_the_reports_numbers_are_those_of_the_summary(demo: Path) -> None:
+    page = (demo / "report" / "index.html").read_text(encoding="utf-8")
+    shown = {}
+    for tag in re.findall(r"<[^>]*data-accuracy=[^>]*>", page):
+        data = dict(re.findall(r'data-([a-z]+)="([^"]*)"', tag))
+        shown[data["arm"], data["cell"], data["decoding"]] = float(data["accuracy"])
+    expected = {
+        (arm["arm"], cell["cell"], cell["decoding"]): cell["accuracy"]
+        for arm in summary_of(demo)["arms"]
+        for cell in arm["cells"]
+    }
+    assert shown == expected
+
+
+def test_running_the_demo_again_reuses_everything(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in demo.glob("*/seed-0/**/*") if p.is_file()}
+    path = next(p for p in RECIPES if p.name == "demo.yaml")
+    assert main(["ablate", str(path), "--out", str(demo), *shrunk(path)]) == 0
+    assert capsys.readouterr().out.count("re-used") == 6
+    assert {p: p.stat().st_mtime_ns for p in demo.glob("*/seed-0/**/*") if p.is_file()} == before
+
+
+def test_an_arm_whose_recipe_changed_runs_again_and_the_old_run_is_kept(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text((next(p for p in RECIPES if p.name == "addition_nye_exact.yaml")).read_text())
+    overrides = [*shrunk(path), "shared.task.digits=[1]", "shared.evaluation.beyond=[]"]
+    out = tmp_path / "out"
+    assert main(["ablate", str(path), "--out", str(out), *overrides]) == 0
+    capsys.readouterr()
+    assert main(["ablate", str(path), "--out", str(out), *overrides, "arms.nye.training.steps=3"]) == 0
+    assert capsys.readouterr().out.count("re-used") == 2
+    assert len(list((out / "nye").glob("seed-0.replaced-*"))) == 1
+    assert json.loads((out / "nye" / "seed-0" / "done.json").read_text())["step"] == 3
+
+
+def test_costs_are_counted_for_every_arm(demo: Path) -> None:
+    costs = {arm["arm"]: arm["costs"][0] for arm in summary_of(demo)["arms"]}
+    assert costs["base"]["samples"] == costs["nye"]["samples"] == 2 * 4
+    assert costs["answers-only"]["samples"] == 2 * 4 * 4
+    assert costs["answers-only"]["tokens_generated"] > costs["answers-only"]["tokens_trained"] >= 0
+    assert costs["nye"]["tokens_trained"] > costs["direct"]["tokens_trained"] > 0
+    assert all(cost["seconds"] > 0 for cost in costs.values())
+
+
+def test_the_forced_empty_arm_never_writes_a_scratchpad(demo: Path) -> None:
+    for line in (demo / "no-scratchpad" / "seed-0" / "eval" / "2.jsonl").read_text().splitlines():
+        assert "scratch>" not in json.loads(line)["response"]
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.name != "demo.yaml"], ids=lambda p: p.stem)
+def test_the_recipe_runs(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = shrunk(path)
+    verb = "ablate" if is_experiment(read_yaml(path)) else "train"
+    if verb == "train":
+        tiny.policy(sizes=tiny.SIZES.model_copy(update={"max_positions": 256})).save(tmp_path / "base")
+        overrides.append(f"model.path={tmp_path / 'base'}")
+    out = tmp_path / "out"
+    assert main(["check", str(path), *overrides]) == 0
+    assert main([verb, str(path), "--out", str(out), *overrides]) == 0
+    runs = [p.parent for p in out.rglob("done.json")]
+    assert len(runs) == (1 if verb == "train" else 3)
+    assert all(newest_checkpoint(run / "checkpoints")[0] == 2 for run in runs)  # type: ignore[index]
+
+
+def test_sample_shows_the_scratchpad_apart_from_the_answer(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", str(demo / "nye" / "seed-0"), "47+85", "--count", "2", "--temperature", "1"]) == 0
+    assert capsys.readouterr().out.count("47+85=") == 2
+
+
+def test_eval_measures_a_run_again(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(demo / "direct" / "seed-0", run)
+    assert main(["eval", str(run), "evaluation.problems=5"]) == 0
+    cells = json.loads((run / "eval" / "2.json").read_text())["cells"]
+    assert {cell["n"] for cell in cells} == {5, 100}
