@@ -47,14 +47,13 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
     lines = [_check_gold(task, text_format)]
     if recipe.rl is not None:
         lines.append(_check_chunks(recipe))
-    if recipe.scratchpad == "free":
-        beyond = [cell for cell in recipe.evaluation.beyond if cell not in task.cells]
-        trained = ("rollout.max_new_tokens", recipe.rollout.max_new_tokens, list(task.cells))
-        evaluated = ("evaluation.max_new_tokens", recipe.evaluation.max_new_tokens, [*task.cells, *beyond])
-        limits = [evaluated] if recipe.rl is None else [trained, evaluated]
-        lines += [
-            _check_limit(key, limit, cells, task, text_format, tokenizer, positions) for key, limit, cells in limits
-        ]
+    beyond = [cell for cell in recipe.evaluation.beyond if cell not in task.cells]
+    limits = [("evaluation.max_new_tokens", recipe.evaluation.max_new_tokens, [*task.cells, *beyond])]
+    if recipe.rl is not None:
+        limits.insert(0, ("rollout.max_new_tokens", recipe.rollout.max_new_tokens, list(task.cells)))
+    for key, limit, cells in limits:
+        needed = [_tokens_needed(cell, recipe, task, text_format, tokenizer) for cell in cells]
+        lines.append(_check_limit(key, limit, dict(zip(cells, needed, strict=True)), positions))
     return lines
 
 
@@ -119,22 +118,25 @@ def _check_chunks(recipe: Recipe) -> str:
     return f"a step samples {recipe.rl_section.prompts_per_step} prompts x {size}, in chunks of {chunk}"
 
 
-def _check_limit(
-    key: str, limit: int, cells: list[str], task: Task, text_format: Format, tokenizer: Any, positions: int
-) -> str:
+def _tokens_needed(cell: str, recipe: Recipe, task: Task, text_format: Format, tokenizer: Any) -> tuple[int, int]:
+    """Tokens of the cell's longest problem: its prompt, and its gold response with the stop token."""
+    problem = task.longest(cell)
+    scratchpad = task.gold_scratchpad(problem) if recipe.scratchpad == "free" else None
+    response = text_format.response(problem.answer, scratchpad)
+    prompt = encode_strictly(tokenizer, text_format.prompt(problem.question))
+    return len(prompt), len(encode_strictly(tokenizer, response)) + 1
+
+
+def _check_limit(key: str, limit: int, needed: dict[str, tuple[int, int]], positions: int) -> str:
     """The longest gold response of every cell must fit the length limit, and with its prompt the model."""
-    for cell in cells:
-        problem = task.longest(cell)
-        response = text_format.response(problem.answer, task.gold_scratchpad(problem))
-        needed = len(encode_strictly(tokenizer, response)) + 1
-        if needed > limit:
+    for cell, (prompt, response) in needed.items():
+        if response > limit:
             raise RecipeError(
-                f"{key}: got {limit}; the longest gold scratchpad of {cell} with its answer takes {needed} tokens: "
-                f"set it to {needed} or more"
+                f"{key}: got {limit}; the longest gold response of {cell} takes {response} tokens: "
+                f"set it to {response} or more"
             )
-        prompt = len(encode_strictly(tokenizer, text_format.prompt(problem.question)))
         if prompt + limit > positions:
             raise RecipeError(
                 f"{key}: got {limit}; with a prompt of {prompt} tokens ({cell}) the model has room for {positions}"
             )
-    return f"{key} {limit} holds the longest gold scratchpad of {', '.join(cells)}"
+    return f"{key} {limit} holds the longest gold response of {', '.join(needed)}"

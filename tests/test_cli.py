@@ -37,6 +37,11 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+def shared(recipe_data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's keys as an experiment may share them: arms and seeds name themselves."""
+    return {key: value for key, value in recipe_data.items() if key not in ("name", "seed")}
+
+
 def in_a_new_process(lines: list[list[str]]) -> list[tuple[int, list[str]]]:
     command = [sys.executable, "-c", BATCH, json.dumps(lines)]
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -84,7 +89,9 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_help_check_and_refusals_load_nothing_heavy(written: Written, recipe_data: Data, tmp_path: Path) -> None:
     good = str(written(recipe_data))
-    plan = str(written({"experiment": "e", "seeds": [0], "shared": recipe_data, "arms": {"a": {}}}, "plan.yaml"))
+    plan = str(
+        written({"experiment": "e", "seeds": [0], "shared": shared(recipe_data), "arms": {"a": {}}}, "plan.yaml")
+    )
     lines = [["--help"], *([verb, "--help"] for verb in VERBS)]
     lines += [["check", good], ["check", plan], ["check", good, "training.steps=x"]]
     lines += [["train", good, "training.stepz=1"], ["train", good, "rollout.max_new_tokens=9"], ["train", plan]]
@@ -108,7 +115,9 @@ def test_check_says_what_is_good(written: Written, recipe_data: Data, capsys: py
 
 def test_check_takes_an_experiment(written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
     del recipe_data["name"]
-    path = written({"experiment": "e", "seeds": [0], "shared": recipe_data, "arms": {"a": {}, "b": {"like": "a"}}})
+    path = written(
+        {"experiment": "e", "seeds": [0], "shared": shared(recipe_data), "arms": {"a": {}, "b": {"like": "a"}}}
+    )
     assert main(["check", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"{path}: good (plan 'e')"
@@ -134,7 +143,7 @@ def test_check_takes_an_experiment(written: Written, recipe_data: Data, capsys: 
         ("rl.group_size=3", "rollout.chunk_size: got 8; expected a multiple of rl.group_size (3)"),
         (
             "rollout.max_new_tokens=34",
-            "rollout.max_new_tokens: got 34; the longest gold scratchpad of digits=2 with its answer takes 35 tokens:"
+            "rollout.max_new_tokens: got 34; the longest gold response of digits=2 takes 35 tokens:"
             " set it to 35 or more",
         ),
     ],
@@ -150,7 +159,7 @@ def test_a_fault_in_an_arm_names_file_arm_and_key(
     written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(
-        {"experiment": "e", "seeds": [0], "shared": recipe_data, "arms": {"one": {}, "two": {"like": "one"}}}
+        {"experiment": "e", "seeds": [0], "shared": shared(recipe_data), "arms": {"one": {}, "two": {"like": "one"}}}
     )
     assert refused(capsys, "check", path, "arms.two.rl.group_size=3") == (
         f"{path}: arms.two.rollout.chunk_size: got 8; expected a multiple of rl.group_size (3)"
@@ -212,7 +221,7 @@ def test_train_and_ablate_send_each_others_file_back(
     written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = written(recipe_data)
-    plan = written({"experiment": "e", "seeds": [0], "shared": recipe_data, "arms": {"a": {}}}, "plan.yaml")
+    plan = written({"experiment": "e", "seeds": [0], "shared": shared(recipe_data), "arms": {"a": {}}}, "plan.yaml")
     assert refused(capsys, "train", plan) == f"{plan}: this is an experiment: run it with 'latentpad ablate {plan}'"
     assert refused(capsys, "ablate", recipe) == (
         f"{recipe}: this is one run's recipe: run it with 'latentpad train {recipe}'"

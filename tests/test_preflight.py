@@ -55,8 +55,8 @@ def test_a_good_recipe_is_told_what_was_found_true(recipe_data: Data) -> None:
     assert check_recipe(Recipe.model_validate(recipe_data)) == [
         "gold answers grade CORRECT, and a changed one does not",
         "a step samples 2 prompts x 4, in chunks of 8",
-        "rollout.max_new_tokens 40 holds the longest gold scratchpad of digits=1, digits=2",
-        "evaluation.max_new_tokens 40 holds the longest gold scratchpad of digits=1, digits=2",
+        "rollout.max_new_tokens 40 holds the longest gold response of digits=1, digits=2",
+        "evaluation.max_new_tokens 40 holds the longest gold response of digits=1, digits=2",
     ]
 
 
@@ -66,20 +66,19 @@ def test_a_limit_must_hold_the_longest_gold_response_and_its_stop_token(recipe_d
     assert len(check_recipe(Recipe.model_validate(recipe_data))) == 4
     recipe_data[section]["max_new_tokens"] = RESPONSE - 1
     assert refused(recipe_data) == (
-        f"{section}.max_new_tokens: got 34; the longest gold scratchpad of digits=2 with its answer takes 35 tokens: "
-        "set it to 35 or more"
+        f"{section}.max_new_tokens: got 34; the longest gold response of digits=2 takes 35 tokens: set it to 35 or more"
     )
 
 
 def test_cells_beyond_must_fit_the_evaluation_limit_only(recipe_data: Data) -> None:
     recipe_data["evaluation"]["beyond"] = ["digits=3"]
     assert refused(recipe_data).startswith(
-        "evaluation.max_new_tokens: got 40; the longest gold scratchpad of digits=3 with its answer takes 52 tokens"
+        "evaluation.max_new_tokens: got 40; the longest gold response of digits=3 takes 52 tokens"
     )
     recipe_data["evaluation"]["max_new_tokens"] = 52
     assert check_recipe(Recipe.model_validate(recipe_data))[2:] == [
-        "rollout.max_new_tokens 40 holds the longest gold scratchpad of digits=1, digits=2",
-        "evaluation.max_new_tokens 52 holds the longest gold scratchpad of digits=1, digits=2, digits=3",
+        "rollout.max_new_tokens 40 holds the longest gold response of digits=1, digits=2",
+        "evaluation.max_new_tokens 52 holds the longest gold response of digits=1, digits=2, digits=3",
     ]
 
 
@@ -93,8 +92,15 @@ def test_prompt_and_limit_must_fit_the_models_positions(recipe_data: Data) -> No
 
 
 def test_an_empty_scratchpad_needs_no_room_for_one(recipe_data: Data) -> None:
-    recipe_data |= {"scratchpad": "empty", "rollout": {"max_new_tokens": 6, "chunk_size": 8}}
-    assert len(check_recipe(Recipe.model_validate(recipe_data))) == 2
+    recipe_data |= {"scratchpad": "empty", "rollout": {"max_new_tokens": 4, "chunk_size": 8}}
+    lines = check_recipe(Recipe.model_validate(recipe_data))
+    assert "rollout.max_new_tokens 4 holds the longest gold response of digits=1, digits=2" in lines
+
+
+def test_an_empty_scratchpad_still_needs_room_for_the_answer(recipe_data: Data) -> None:
+    recipe_data |= {"scratchpad": "empty", "rollout": {"max_new_tokens": 3, "chunk_size": 8}}
+    wanted = "the longest gold response of digits=2 takes 4 tokens: set it to 4 or more"
+    assert refused(recipe_data) == f"rollout.max_new_tokens: got 3; {wanted}"
 
 
 @pytest.mark.parametrize("chunk", [2, 6, 9])

@@ -136,7 +136,7 @@ def load_policy(path: Path, *, lora: LoraSection | None = None, seed: int = 0) -
         tokenizer = AutoTokenizer.from_pretrained(path)
         if lora is not None:
             model = _with_lora(model, lora, seed)
-    stop_ids = stop_token_ids(_base_of(path), tokenizer)
+    stop_ids = stop_token_ids(_root_of(path), tokenizer)
     device = default_device()
     return Policy(model.to(device), tokenizer, stop_ids, device)
 
@@ -149,19 +149,25 @@ def _base_of(path: Path) -> Path:
     return Path(PeftConfig.from_pretrained(path).base_model_name_or_path)
 
 
+def _root_of(path: Path) -> Path:
+    """The full checkpoint under an adapter, and under the adapters under it."""
+    base = _base_of(path)
+    return path if base == path else _root_of(base)
+
+
 def _load_merged(path: Path, auto: Any) -> Any:
     base = _base_of(path)
-    if not (base / "config.json").is_file():
-        raise RecipeError(f"model.path: {base} holds no config.json: give the folder of a checkpoint")
-    if base != path and (base / ADAPTER_CONFIG).is_file():
-        model = _load_merged(base, auto)
-    else:
-        model = auto.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa")
-    if base == path:
-        return model
-    from peft import PeftModel
+    if base != path:
+        from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, path).merge_and_unload()
+        model = PeftModel.from_pretrained(_load_merged(base, auto), path).merge_and_unload()
+    elif (path / "config.json").is_file():
+        model = auto.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    else:
+        raise RecipeError(f"model.path: {path} holds no config.json: give the folder of a checkpoint")
+    # peft saves this name as the base of an adapter: one put on merged weights must not name the bare base under them.
+    model.name_or_path = str(path)
+    return model
 
 
 def _with_lora(model: Any, lora: LoraSection, seed: int) -> Any:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def quiet_libraries() -> Iterator[None]:
     """Within the block transformers and datasets draw no bars, and do not warn about what peft and TRL ask of them.
 
-    The one warning silenced is that `gradient_checkpointing` will be renamed in transformers 6: peft 0.21 and TRL 1.16
-    use the old name, we do not.
+    Two warnings are silenced: that `gradient_checkpointing` will be renamed in transformers 6 (peft 0.21 and TRL 1.16
+    use the old name, we do not), and that peft finds no `config.json` in the base of an adapter on an adapter, from
+    which it would see a changed vocabulary (ours never changes).
     """
     from transformers.utils import logging
 
@@ -24,6 +25,7 @@ def quiet_libraries() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="Could not find a config file in", category=UserWarning)
             yield
     finally:
         if bars:

@@ -153,6 +153,10 @@ class Plan:
 
 
 FROM_ARM = "<from arm>"
+_SET_BY_EXPERIMENT = {
+    "seed": "an experiment's seeds are in 'seeds'",
+    "name": "an arm's name is its key in 'arms'",
+}
 
 
 def load_plan(path: Path, overrides: list[str] | None = None) -> Plan:
@@ -163,6 +167,10 @@ def load_plan(path: Path, overrides: list[str] | None = None) -> Plan:
     experiment = _validate(Experiment, data, str(path))
     if len(set(experiment.seeds)) != len(experiment.seeds):
         raise RecipeError(f"{path}: seeds: a seed is listed twice: {experiment.seeds}")
+    for where, keys in [("shared", experiment.shared), *((f"arms.{n}", a.keys) for n, a in experiment.arms.items())]:
+        for key, fix in _SET_BY_EXPERIMENT.items():
+            if key in keys:
+                raise RecipeError(f"{path}: {where}.{key}: {fix}: remove it")
     arms = [_arm(path, experiment, name) for name in experiment.arms]
     return Plan(experiment.experiment, tuple(experiment.seeds), tuple(_in_order(path, arms)))
 

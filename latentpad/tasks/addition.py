@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from latentpad.recipe.errors import RecipeError
 from latentpad.seeding import name_of, rng_of, seed_of
+from latentpad.tasks import SPLITS
 from latentpad.types import Problem
 
 _QUESTION = re.compile(r"([0-9][0-9 ]*)\+([0-9 ]*[0-9])")
@@ -115,6 +116,8 @@ class Addition:
 
     def draw(self, split: str, cell: str, name: str) -> Problem:
         """Operands uniform over their length, drawn again until their pair belongs to the split."""
+        if split not in SPLITS:
+            raise ValueError(f"split: got {split!r}; expected one of {', '.join(SPLITS)}")
         length = self._length(cell)
         rng = rng_of("addition", split, cell, name)
         low, high = (0, 9) if length == 1 else (10 ** (length - 1), 10**length - 1)

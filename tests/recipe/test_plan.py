@@ -143,3 +143,14 @@ def test_a_fault_of_the_experiment_is_one_line(
     written: Written, experiment: Data, key: str, value: object, line: str
 ) -> None:
     assert refused(written(experiment | {key: value})) == line
+
+
+@pytest.mark.parametrize(("key", "fix"), [("seed", "in 'seeds'"), ("name", "its key in 'arms'")])
+@pytest.mark.parametrize("where", ["shared", "arms.base"])
+def test_what_the_experiment_sets_itself_is_refused(
+    written: Written, experiment: Data, where: str, key: str, fix: str
+) -> None:
+    section = experiment["shared"] if where == "shared" else experiment["arms"]["base"]
+    section[key] = 1
+    with pytest.raises(RecipeError, match=f"{where}.{key}: .*{fix}: remove it"):
+        load_plan(written(experiment))

@@ -96,7 +96,7 @@ def test_a_recipe_without_a_fault_loads(written: Written, recipe_data: Data) -> 
         ("training.steps", True, "training.steps: got True; input should be a valid integer"),
         ("training.steps", 0, "training.steps: got 0; input should be greater than 0"),
         ("training.learning_rate", "fast", "training.learning_rate: got 'fast'; input should be a valid number"),
-        ("training.learning_rate", float("nan"), "training.learning_rate: got nan; input should be greater than 0"),
+        ("training.learning_rate", float("nan"), "training.learning_rate: got nan; input should be a finite number"),
         ("rl.group_size", 1, "rl.group_size: got 1; input should be greater than 1"),
         ("evaluation.problems", 10**6, "evaluation.problems: got 1000000; input should be less than or equal to 20000"),
         ("training.steps", ..., "training.steps: missing: this key is required"),

@@ -265,3 +265,8 @@ def test_only_the_corpus_and_the_start_up_checks_ask_for_gold_scratchpads() -> N
     assert len(files) >= 40
     assert asking == {"preflight.py", "corpus.py"}
     assert taught == set()
+
+
+def test_a_split_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(ValueError, match="split: got 'dev'; expected one of train, validation, test"):
+        COMPACT.draw("dev", "digits=2", "any")

@@ -1,0 +1,229 @@
+"""What an RL arm learns from: sampled tokens and final answers, never a gold scratchpad."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from latentpad.algorithms.grpo import GRPO
+from latentpad.models.policy import Policy
+from latentpad.recipe.load import content_key
+from latentpad.rollout.local import LocalEngine
+from latentpad.tasks.addition import Addition
+from latentpad.training import rl
+from latentpad.training.episodes import grade_rollouts, into_groups
+from latentpad.training.learner import Learner
+from latentpad.training.rl import learning_batches, step_problems, step_requests, train_rl, training_signal
+from latentpad.training.run_folder import RunFolder
+from latentpad.types import Batch, Episode, FinishReason, Group, Problem, Prompt, Rollout
+from reward import Outcome, Reward
+from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from latentpad.recipe.schema import Recipe
+    from latentpad.rollout import Request, Sampling
+
+FIELDS = {
+    Problem: "id task split cell question answer",
+    Prompt: "problem text token_ids",
+    Rollout: "prompt token_ids logprobs finish_reason policy_version adapter_hash seed",
+    Episode: "rollout response reward",
+    Reward: "value outcome detail",
+    Group: "prompt episodes",
+    Batch: "token_ids attention_mask position_ids response_mask rollout_logprobs advantages weights",
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_no_value_that_flows_has_a_place_for_a_gold_scratchpad(kind: type) -> None:
+    assert " ".join(f.name for f in fields(kind)) == FIELDS[kind]
+
+
+class ScriptedEngine:
+    """The seam for fakes: writes given responses, in turn."""
+
+    def __init__(self, policy: Policy, responses: Sequence[str]) -> None:
+        self.policy, self.responses, self.written = policy, responses, []
+
+    def sync(self, version: int, adapter_hash: str) -> None:
+        self.version, self.adapter_hash = version, adapter_hash
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
+        texts = [self.responses[i % len(self.responses)] for i in range(len(requests))]
+        ids = [(*self.policy.tokenizer.encode(text), self.policy.stop_ids[0]) for text in texts]
+        rollouts = [
+            Rollout(r.prompt, i, (-2.0,) * len(i), FinishReason.STOP, self.version, self.adapter_hash, r.seed)
+            for r, i in zip(requests, ids, strict=True)
+        ]
+        self.written += rollouts
+        return rollouts
+
+
+def train(recipe: Recipe, folder: Path, policy: Policy, engine: Any = None) -> None:
+    run = RunFolder(folder, recipe, content_key(recipe))
+    engine = engine or LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
+    train_rl(recipe, run, policy, engine, tiny.task(), tiny.COMPACT, GRPO())
+    run.close()
+
+
+def short(**changes: Any) -> Recipe:
+    training = {"steps": 3, "checkpoint_every": 3, "learning_rate": 0.01, "micro_batch_tokens": 128}
+    return tiny.recipe("rl", training=training, **changes)
+
+
+def test_an_rl_run_never_asks_for_a_gold_scratchpad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, policy = short(), tiny.policy()
+    answers = [str(n) for n in range(19)]
+    train(recipe, tmp_path / "with", policy, ScriptedEngine(policy, answers))
+
+    def refuse(_task: Addition, _problem: Problem) -> str:
+        raise AssertionError("an RL run asked for a gold scratchpad")
+
+    monkeypatch.setattr(Addition, "gold_scratchpad", refuse)
+    other = tiny.policy()
+    train(recipe, tmp_path / "without", other, ScriptedEngine(other, answers))
+    assert other.trainable_hash() == policy.trainable_hash() != tiny.policy().trainable_hash()
+
+
+def test_the_reward_sees_the_final_answer_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(*args: Any, **options: Any) -> Reward:
+        seen.append((args[0], *args[2:], options))
+        return Reward.of(Outcome.CORRECT if len(seen) % 3 else Outcome.WRONG)
+
+    monkeypatch.setattr("reward.integer.grade_integer", spy)
+    policy = tiny.policy()
+    train(short(), tmp_path, policy, ScriptedEngine(policy, ["<scratch>1+2,C:0</scratch>3", "12"]))
+    assert len(seen) == 3 * 16
+    assert [entry[0] for entry in seen[:4]] == ["3", "12", "3", "12"]
+    assert all(entry[1:] == ({"spaced_digits": False},) for entry in seen)
+
+
+def test_every_trained_token_is_one_that_the_engine_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Batch] = []
+    step = Learner.step
+
+    def spy(self: Learner, batches: Sequence[Batch], number: int) -> dict[str, float]:
+        trained.extend(batches)
+        return step(self, batches, number)
+
+    monkeypatch.setattr(Learner, "step", spy)
+    policy = tiny.policy()
+    engine = ScriptedEngine(policy, ["<scratch>1+2,C:0</scratch>3", "12", "7", "5", "9"])
+    train(short(), tmp_path, policy, engine)
+
+    written = {(r.prompt.token_ids, r.token_ids) for r in engine.written}
+    found = set()
+    for batch in trained:
+        width = batch.response_mask.shape[1]
+        for ids, mask, response in zip(batch.token_ids, batch.attention_mask, batch.response_mask, strict=True):
+            prompt = tuple(ids[:-width][mask[:-width].bool()].tolist())
+            found.add((prompt, tuple(ids[-width:][response].tolist())))
+            assert int(mask.sum()) == len(prompt) + int(response.sum())
+    assert found
+    assert found <= written
+
+
+def groups(policy: Policy, rewards: Sequence[Sequence[float]]) -> list[Group]:
+    """Groups with these rewards, responses of different lengths."""
+    made = []
+    for number, row in enumerate(rewards):
+        rollouts = [tiny.rollout(policy, f"{number}+1", "7" * (i + number)) for i in range(len(row))]
+        verdicts = [Reward(value, Outcome.CORRECT if value else Outcome.WRONG) for value in row]
+        episodes = tuple(Episode(r, "", v) for r, v in zip(rollouts, verdicts, strict=True))
+        made.append(Group(rollouts[0].prompt, episodes))
+    return made
+
+
+REWARDS = [[1.0, 0.0, 0.0, 0.0], [0.0] * 4, [1.0] * 4, [0.0, 1.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(("kl_coef", "kept"), [(0.0, 8), (0.1, 16)])
+def test_groups_without_a_signal_are_left_out_unless_kl_gives_them_a_gradient(kl_coef: float, kept: int) -> None:
+    made = groups(tiny.policy(), REWARDS)
+    batches, tokens = learning_batches(made, REWARDS, GRPO(kl_coef=kl_coef), short())
+    assert sum(len(batch.token_ids) for batch in batches) == kept
+    # responses of 1 to 4, 2 to 5, 3 to 6 and 4 to 7 tokens, the stop token counted
+    assert tokens == {8: 10 + 22, 16: 10 + 14 + 18 + 22}[kept]
+    assert tokens == sum(int(batch.response_mask.sum()) for batch in batches)
+
+
+def test_weights_count_the_rollouts_that_were_left_out() -> None:
+    made = groups(tiny.policy(), REWARDS)
+    batches, _ = learning_batches(made, REWARDS, GRPO(aggregation="token"), short())
+    for batch in batches:
+        assert torch.equal(batch.weights, batch.response_mask / torch.tensor(64.0))
+
+
+def test_where_no_group_has_a_signal_there_is_nothing_to_learn_from() -> None:
+    rewards = [[0.0] * 4, [1.0] * 4]
+    assert learning_batches(groups(tiny.policy(), rewards), rewards, GRPO(), short()) == ([], 0)
+
+
+def test_the_random_signal_deals_out_the_same_rewards_always_the_same_way() -> None:
+    made = groups(tiny.policy(), REWARDS)
+    recipe = short(rl={"signal": "random"})
+    dealt = training_signal(made, recipe, 0)
+    assert [len(row) for row in dealt] == [4, 4, 4, 4]
+    assert Counter(v for row in dealt for v in row) == {0.0: 9, 1.0: 7}
+    assert dealt == training_signal(made, recipe, 0)
+    assert dealt not in (REWARDS, training_signal(made, recipe, 1))
+    assert dealt != training_signal(made, recipe.model_copy(update={"seed": 1}), 0)
+    assert training_signal(made, short(), 0) == REWARDS
+
+
+def test_the_random_signal_does_not_touch_the_reward_that_is_reported() -> None:
+    made = groups(tiny.policy(), REWARDS)
+    dealt = training_signal(made, short(rl={"signal": "random"}), 0)
+    assert rl.step_metrics(made, dealt)["reward"] == 7 / 16
+    assert [[e.reward.value for e in group.episodes] for group in made] == REWARDS
+
+
+def test_the_problems_of_a_step_are_the_same_in_every_arm_and_new_in_every_step_and_seed() -> None:
+    task, recipe = tiny.task(), short()
+    arms = [short(rl={"signal": "random"}), short(scratchpad="empty"), short(name="other", algorithm={"scale": "none"})]
+    drawn = step_problems(task, recipe, 0)
+    assert all(step_problems(task, arm, 0) == drawn for arm in arms)
+    assert step_problems(task, recipe, 1) != drawn
+    assert step_problems(task, recipe.model_copy(update={"seed": 1}), 0) != drawn
+    assert {p.split for p in drawn} == {"train"}
+    assert [p.cell for p in drawn] == ["digits=1", "digits=2"] * 2
+
+
+def test_every_rollout_has_a_seed_of_its_own_that_names_what_it_draws() -> None:
+    policy, recipe = tiny.policy(), short()
+    problems = step_problems(tiny.task(), recipe, 0)
+
+    def seeds(recipe: Recipe, step: int) -> list[int]:
+        return [r.seed for r in step_requests(policy, tiny.COMPACT, problems, recipe, step)]
+
+    drawn = seeds(recipe, 0) + seeds(recipe, 1) + seeds(recipe.model_copy(update={"seed": 1}), 0)
+    assert len(set(drawn)) == len(drawn) == 3 * 16
+    assert seeds(recipe, 0) == drawn[:16]
+
+
+def test_a_stop_token_is_no_part_of_the_text_and_a_cut_response_is_graded_as_truncated() -> None:
+    policy = tiny.policy()
+    right, cut = tiny.rollout(policy, "1+2", "3"), tiny.rollout(policy, "1+2", "3", stop=False)
+    asked = replace(right.prompt, problem=replace(right.prompt.problem, answer="3"))
+    episodes = grade_rollouts(policy, tiny.task(), [replace(right, prompt=asked), replace(cut, prompt=asked)])
+    assert [e.response for e in episodes] == ["3", "3"]
+    assert [e.reward.outcome for e in episodes] == [Outcome.CORRECT, Outcome.TRUNCATED]
+    assert [len(group.episodes) for group in into_groups(episodes, 2)] == [2]
+
+
+def test_broken_grading_stops_the_run() -> None:
+    policy = tiny.policy()
+    [group] = groups(policy, [[0.0, 1.0]])
+    broken = replace(group.episodes[0], reward=Reward.of(Outcome.GRADER_FAILED, "no sandbox"))
+    rl.refuse_broken_grading([group] * 100)
+    with pytest.raises(RuntimeError, match="the grader failed on 1 of 2 rollouts; the first: no sandbox"):
+        rl.refuse_broken_grading([replace(group, episodes=(broken, group.episodes[1]))])
