@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,16 @@ def refuse_launchers(environment: Mapping[str, str]) -> None:
         )
     if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise MachineError("the launcher asks for DeepSpeed; this version does not use it: run 'latentpad train'")
+
+
+def refuse_missing_packages(recipe: Recipe) -> None:
+    """What the recipe needs beyond the core must be installed, told before any work is done.
+
+    Raises:
+        MachineError: TRL or datasets is not installed, and the method is supervised.
+    """
+    if recipe.method == "supervised" and not all(find_spec(name) for name in ("trl", "datasets")):
+        raise MachineError("method 'supervised' needs TRL: pip install 'latentpad[trl]'")
 
 
 def check_plan(plan: Plan) -> list[str]:

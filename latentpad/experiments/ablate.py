@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentpad.experiments.compare import compare_paired
 from latentpad.experiments.run import DONE, is_done, run_recipe
-from latentpad.preflight import check_plan, check_recipe
+from latentpad.preflight import check_plan, check_recipe, refuse_missing_packages
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import content_key, with_run
 from latentpad.tasks import build_task
@@ -65,9 +65,12 @@ def ablate(plan: Plan, out: Path, *, command: str, say: Callable[[str], None]) -
 
     Raises:
         RecipeError: something is wrong with an arm; nothing was run.
+        MachineError: an arm needs a package that is not installed; nothing was run.
         Stopped: the user asked to stop; a checkpoint was left.
     """
     check_plan(plan)
+    for arm in plan.arms:
+        refuse_missing_packages(arm.recipe)
     keys: dict[tuple[str, int], str] = {}
     runs = [(seed, arm) for seed in plan.seeds for arm in plan.arms]
     for number, (seed, arm) in enumerate(runs, start=1):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentpad.formats import get_format
-from latentpad.preflight import check_recipe, refuse_launchers
+from latentpad.preflight import check_recipe, refuse_launchers, refuse_missing_packages
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import content_key, load_recipe
 from latentpad.tasks import build_task
@@ -42,6 +42,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, parent_key: str = "") -> None:
         Stopped: the user asked to stop; a checkpoint was left.
     """
     refuse_launchers(os.environ)
+    refuse_missing_packages(recipe)
     check_recipe(recipe)
     key = content_key(recipe, parent_key)
     if is_done(folder, key):

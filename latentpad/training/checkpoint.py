@@ -67,12 +67,15 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[int, Path] | None:
-    """The newest checkpoint of a run's `checkpoints`, or None; what a killed write left aside is cleared away."""
-    if folder.is_dir():
-        for aside in folder.glob(f"{_ASIDE}*"):
-            shutil.rmtree(aside)
+    """The newest checkpoint of a run's `checkpoints`, or None. Reads only: the run may be under way."""
     steps = steps_in(folder)
     return (max(steps), folder / str(max(steps))) if steps else None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed write left aside. For the one process that writes there."""
+    for aside in folder.glob(f"{_ASIDE}*"):
+        shutil.rmtree(aside)
 
 
 def verify(checkpoint: Path, *, key: str | None = None) -> dict[str, Any]:

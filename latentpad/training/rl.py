@@ -158,4 +158,4 @@ def train_rl(
             state.counters.tokens_trained += trained
             timing = {"rollout_seconds": sampled - start, "train_seconds": time.monotonic() - sampled}
             state.advance(values, timing, stop)
-            bar.advance(note=f"reward {values['reward']:.2f}, scratchpads {values['scratchpad_rate']:.0%}")
+            bar.advance(note=f"reward {values['reward']:.2f}, pads {values['scratchpad_rate']:.0%}")

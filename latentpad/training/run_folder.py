@@ -15,7 +15,7 @@ from typing import Any
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import dump
 from latentpad.recipe.schema import Recipe
-from latentpad.training.checkpoint import newest_checkpoint, verify
+from latentpad.training.checkpoint import clear_leftovers, newest_checkpoint, verify
 
 _PACKAGES = ("latentpad", "torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "numpy", "scipy")
 
@@ -97,11 +97,16 @@ def append_line(file: Path, record: dict[str, Any]) -> None:
         stream.write(json.dumps(record) + "\n")
 
 
-def write_json(file: Path, data: object) -> None:
+def write_text(file: Path, text: str) -> None:
     """Whole or not at all."""
     aside = file.with_name(f".{file.name}.writing")
-    aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    aside.write_text(text, encoding="utf-8")
     aside.replace(file)
+
+
+def write_json(file: Path, data: object) -> None:
+    """Whole or not at all."""
+    write_text(file, json.dumps(data, indent=1) + "\n")
 
 
 class RunFolder:
@@ -129,8 +134,9 @@ class RunFolder:
         if self.resume is not None:
             verify(self.resume[1], key=key)
         path.mkdir(parents=True, exist_ok=True)
-        marker.write_text(key + "\n")
-        (path / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
+        clear_leftovers(self.checkpoints)
+        write_text(marker, key + "\n")
+        write_text(path / "recipe.yaml", dump(recipe))
         write_json(path / "environment.json", environment())
         self._cut_metrics(0 if self.resume is None else self.resume[0])
         self._writer: Any = None
@@ -158,9 +164,7 @@ class RunFolder:
             if record["step"] > step:
                 break
             kept.append(line + "\n")
-        aside = self.metrics.with_name(".metrics.writing")
-        aside.write_text("".join(kept), encoding="utf-8")
-        aside.replace(self.metrics)
+        write_text(self.metrics, "".join(kept))
 
     def log(self, step: int, values: dict[str, float], counters: Counters, timing: dict[str, float]) -> None:
         """Add a step to `metrics.jsonl` and TensorBoard. What may differ between equal runs is under `timing`."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from latentpad.models.quiet import quiet_datasets, quiet_libraries
 from latentpad.models.tokenizer import encode_strictly
 from latentpad.progress import stage
-from latentpad.recipe.errors import MachineError, Stopped
+from latentpad.recipe.errors import Stopped
 from latentpad.training.checkpoint import write_checkpoint
 from latentpad.training.corpus import Example, training_example
 from latentpad.training.interrupt import graceful_stop
@@ -56,14 +56,11 @@ def train_supervised(recipe: Recipe, run: RunFolder, policy: Policy, task: Task,
     """Train until `training.steps`, from the run's newest checkpoint if it has one.
 
     Raises:
-        MachineError: TRL or datasets is not installed.
         Stopped: the user asked to stop; a checkpoint was left.
     """
-    try:
-        from datasets import Dataset
-        from trl import SFTTrainer
-    except ImportError as error:
-        raise MachineError("method 'supervised' needs TRL: pip install 'latentpad[trl]'") from error
+    from datasets import Dataset
+    from trl import SFTTrainer
+
     from latentpad.training.trainer_callback import make_callback
 
     if run.resume is not None and run.resume[0] >= recipe.training.steps:

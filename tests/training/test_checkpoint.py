@@ -10,7 +10,14 @@ import pytest
 
 from latentpad.recipe.errors import RecipeError
 from latentpad.training import checkpoint
-from latentpad.training.checkpoint import MANIFEST, newest_checkpoint, steps_in, verify, write_checkpoint
+from latentpad.training.checkpoint import (
+    MANIFEST,
+    clear_leftovers,
+    newest_checkpoint,
+    steps_in,
+    verify,
+    write_checkpoint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +158,7 @@ def test_killed_at_any_moment_there_is_a_whole_checkpoint_and_leftovers_are_clea
         assert newest is not None
         verify(newest[1], key="recipe")
         found.append(newest[0])
+        clear_leftovers(folder)
         write(folder, 8)
         assert [p.name for p in folder.iterdir()] == ["8"]
         verify(folder / "8", key="recipe")
