@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from latentpad.models.tokenizer import character_tokenizer
-from latentpad.preflight import check_plan, check_recipe, refuse_launchers
+from latentpad.preflight import check_plan, check_recipe, refuse_launchers, refuse_missing_packages
 from latentpad.recipe.errors import MachineError, RecipeError
 from latentpad.recipe.load import load_plan
 from latentpad.recipe.schema import Recipe
@@ -202,3 +202,14 @@ def test_a_launcher_that_would_be_ignored_is_refused(environment: dict[str, str]
 @pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1"}, {"ACCELERATE_USE_DEEPSPEED": "false"}])
 def test_one_process_may_come_from_any_launcher(environment: dict[str, str]) -> None:
     refuse_launchers(environment)
+
+
+def test_a_supervised_arm_without_trl_is_refused_before_any_work(
+    recipe_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("rl", "algorithm"):
+        del recipe_data[key]
+    recipe_data |= {"method": "supervised", "supervised": {"target": "answer", "examples_per_step": 4}}
+    monkeypatch.setattr("latentpad.preflight.find_spec", lambda name: None)
+    with pytest.raises(MachineError, match=r"pip install 'latentpad\[trl\]'"):
+        refuse_missing_packages(Recipe.model_validate(recipe_data))
