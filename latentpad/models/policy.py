@@ -114,6 +114,7 @@ def new_policy(sizes: ScratchSection, alphabet: str, *, seed: int) -> Policy:
     with torch.random.fork_rng():
         torch.manual_seed(seed_of("model", seed))
         model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    _switch_off_dropout(model)
     device = default_device()
     return Policy(model.to(device), tokenizer, stop_token_ids(None, tokenizer), device)
 
@@ -133,12 +134,22 @@ def load_policy(path: Path, *, lora: LoraSection | None = None, seed: int = 0) -
 
     with quiet_libraries():
         model = _load_merged(path, AutoModelForCausalLM)
+        _switch_off_dropout(model)
         tokenizer = AutoTokenizer.from_pretrained(path)
         if lora is not None:
             model = _with_lora(model, lora, seed)
     stop_ids = stop_token_ids(_root_of(path), tokenizer)
     device = default_device()
     return Policy(model.to(device), tokenizer, stop_ids, device)
+
+
+def _switch_off_dropout(model: Any) -> None:
+    """A sampler has none, so with it the ratio to the sampler is not 1; and its draws have no seed of their own."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def _base_of(path: Path) -> Path:

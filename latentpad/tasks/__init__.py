@@ -61,7 +61,7 @@ class Task(Protocol):
         ...
 
     def gold_scratchpad(self, problem: Problem) -> str:
-        """The worked steps. For the pretraining corpus and the supervised arms; never called in an RL run."""
+        """The worked steps: for the pretraining corpus, the supervised arms, and (their length) preflight."""
         ...
 
 

@@ -107,18 +107,17 @@ def step_metrics(groups: Sequence[Group], signal: Sequence[Sequence[float]]) -> 
     }
 
 
-def refuse_broken_grading(groups: Sequence[Group]) -> None:
-    """Stop the run if too many rewards of the step are not verdicts.
+def graded_groups(groups: Sequence[Group]) -> list[Group]:
+    """The groups whose every reward is a verdict: where a grader broke, the 0 in its place must not be learned from.
 
     Raises:
-        RuntimeError: more than `MAX_GRADER_FAILURES` of them.
+        RuntimeError: more than `MAX_GRADER_FAILURES` of the step's rewards are none.
     """
     rewards = [episode.reward for group in groups for episode in group.episodes]
     failed = [reward for reward in rewards if reward.outcome is Outcome.GRADER_FAILED]
     if len(failed) > MAX_GRADER_FAILURES * len(rewards):
-        raise RuntimeError(
-            f"the grader failed on {len(failed)} of {len(rewards)} rollouts; the first: {failed[0].detail}"
-        )
+        raise RuntimeError(f"the grader failed on {len(failed)} of {len(rewards)} rollouts, first: {failed[0].detail}")
+    return [g for g in groups if all(e.reward.outcome is not Outcome.GRADER_FAILED for e in g.episodes)]
 
 
 def train_rl(
@@ -147,8 +146,7 @@ def train_rl(
             engine.sync(state.step, policy.trainable_hash())
             problems = step_problems(task, recipe, state.step)
             rollouts = engine.generate(step_requests(policy, text_format, problems, recipe, state.step), sampling)
-            groups = into_groups(grade_rollouts(policy, task, rollouts), recipe.rl_section.group_size)
-            refuse_broken_grading(groups)
+            groups = graded_groups(into_groups(grade_rollouts(policy, task, rollouts), recipe.rl_section.group_size))
             sampled = time.monotonic()
             signal = training_signal(groups, recipe, state.step)
             batches, trained = learning_batches(groups, signal, algorithm, recipe)

@@ -153,6 +153,21 @@ def test_new_weights_are_drawn_from_the_seed_and_leave_the_global_generator_alon
     assert adapters[0] == adapters[1] != adapters[2]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [("gpt2", {"attn_pdrop": 0.5, "resid_pdrop": 0.5}), ("llama", {"attention_dropout": 0.5})],
+)
+def test_dropout_of_a_checkpoint_is_switched_off(tmp_path: Path, architecture: str, options: dict[str, float]) -> None:
+    tiny.policy(sizes=tiny.SIZES.model_copy(update={"architecture": architecture})).save(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | options))
+    model = load_policy(tmp_path).model
+    model.train()
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
+        assert torch.equal(model(input_ids=IDS).logits, logits(model))
+
+
 def test_the_hash_sees_the_last_bit_and_only_what_is_trained(tmp_path: Path) -> None:
     policy = tiny.lora_policy(tmp_path)
     before = policy.trainable_hash()

@@ -1,4 +1,4 @@
-"""The policy that engines are tested with."""
+"""The policies that engines are tested with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from latentpad.models.policy import Policy
 from tests import tiny
 
 
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    return tiny.policy()
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def policy(request: pytest.FixtureRequest) -> Policy:
+    """One that sees only distances between tokens (rotary positions), and one that sees where a token stands."""
+    return tiny.policy(sizes=tiny.SIZES.model_copy(update={"architecture": request.param}))

@@ -21,13 +21,7 @@ SAMPLING = Sampling(1.0, 14)
 class TestLocalEngine(EngineContract):
     @pytest.fixture
     def make_engine(self) -> MakeEngine:
-        return lambda policy: LocalEngine(policy, chunk_size=64)
-
-
-class TestLocalEngineInSmallChunks(EngineContract):
-    @pytest.fixture
-    def make_engine(self) -> MakeEngine:
-        return lambda policy: LocalEngine(policy, chunk_size=5)
+        return lambda policy: LocalEngine(policy, chunk_size=16)
 
 
 def in_batches(policy: Policy, requests: list[Request], chunk_size: int) -> list[Rollout]:

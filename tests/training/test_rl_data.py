@@ -17,7 +17,14 @@ from latentpad.tasks.addition import Addition
 from latentpad.training import rl
 from latentpad.training.episodes import grade_rollouts, into_groups
 from latentpad.training.learner import Learner
-from latentpad.training.rl import learning_batches, step_problems, step_requests, train_rl, training_signal
+from latentpad.training.rl import (
+    graded_groups,
+    learning_batches,
+    step_problems,
+    step_requests,
+    train_rl,
+    training_signal,
+)
 from latentpad.training.run_folder import RunFolder
 from latentpad.types import Batch, Episode, FinishReason, Group, Problem, Prompt, Rollout
 from reward import Outcome, Reward
@@ -220,10 +227,20 @@ def test_a_stop_token_is_no_part_of_the_text_and_a_cut_response_is_graded_as_tru
     assert [len(group.episodes) for group in into_groups(episodes, 2)] == [2]
 
 
-def test_broken_grading_stops_the_run() -> None:
-    policy = tiny.policy()
-    [group] = groups(policy, [[0.0, 1.0]])
-    broken = replace(group.episodes[0], reward=Reward.of(Outcome.GRADER_FAILED, "no sandbox"))
-    rl.refuse_broken_grading([group] * 100)
-    with pytest.raises(RuntimeError, match="the grader failed on 1 of 2 rollouts; the first: no sandbox"):
-        rl.refuse_broken_grading([replace(group, episodes=(broken, group.episodes[1]))])
+def _group_with(outcomes: list[Outcome]) -> Group:
+    made = tiny.policy()
+    rollouts = [tiny.rollout(made, "1+2", "3") for _ in outcomes]
+    episodes = tuple(Episode(r, "3", Reward.of(o, "boom")) for r, o in zip(rollouts, outcomes, strict=True))
+    return Group(rollouts[0].prompt, episodes)
+
+
+def test_a_group_in_which_the_grader_broke_is_not_learned_from() -> None:
+    good = _group_with([Outcome.CORRECT, Outcome.WRONG] * 50)
+    broken = _group_with([Outcome.CORRECT, Outcome.GRADER_FAILED])
+    assert graded_groups([good, broken]) == [good]
+
+
+def test_a_step_whose_grader_breaks_too_often_is_refused() -> None:
+    broken = _group_with([Outcome.CORRECT, Outcome.GRADER_FAILED])
+    with pytest.raises(RuntimeError, match="the grader failed on 1 of 2 rollouts, first: boom"):
+        graded_groups([broken])
