@@ -47,17 +47,16 @@ def run_recipe(recipe: Recipe, folder: Path, *, parent_key: str = "") -> None:
     key = content_key(recipe, parent_key)
     if is_done(folder, key):
         return
-    from latentpad.training.run_folder import RunFolder, write_json
-
-    run = RunFolder(folder, recipe, key)
-    policy = _starting_policy(recipe)
-    _train(recipe, run, policy)
-    run.close()
-    step, cells, records = evaluate_run(folder, recipe)
     from latentpad.evaluation.evaluate import write_evaluation
+    from latentpad.training.run_folder import RunFolder, locked, write_json
 
-    write_evaluation(folder, step, f"{recipe.name}/seed-{recipe.seed}", cells, records)
-    write_json(folder / DONE, {"key": key, "step": step, "counters": last_counters(folder)})
+    with locked(folder):
+        run = RunFolder(folder, recipe, key)
+        _train(recipe, run, _starting_policy(recipe))
+        run.close()
+        step, cells, records = evaluate_run(folder, recipe)
+        write_evaluation(folder, step, f"{recipe.name}/seed-{recipe.seed}", cells, records)
+        write_json(folder / DONE, {"key": key, "step": step, "counters": last_counters(folder)})
 
 
 def last_counters(folder: Path) -> dict[str, float]:

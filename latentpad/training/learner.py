@@ -64,7 +64,7 @@ class Learner:
     def step(self, batches: Sequence[Batch], step: int) -> dict[str, float]:
         """One optimizer step, number `step` counted from 0; with no batch, none is taken."""
         if not batches:
-            return {"loss": 0.0, "grad_norm": 0.0}
+            return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.optimizer.learning_rate(step)}
         metrics = self.accumulate(batches)
         norm, rate = self.optimizer.step(step)
         return metrics | {"grad_norm": norm, "learning_rate": rate}

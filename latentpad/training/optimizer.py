@@ -47,6 +47,10 @@ class Optimizer:
             rate = training.matrix_learning_rate or 0.0
             self._parts.append((torch.optim.Muon(matrices, lr=rate, weight_decay=decay), rate))
 
+    def learning_rate(self, step: int) -> float:
+        """AdamW's learning rate at a step, counted from 0."""
+        return self._training.learning_rate * learning_rate_scale(self._training, step)
+
     def step(self, step: int) -> tuple[float, float]:
         """Clip the gradients, take step number `step` (from 0), clear them; returns gradient norm and learning rate.
 
@@ -62,7 +66,7 @@ class Optimizer:
                 group["lr"] = rate * scale
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return norm, self._training.learning_rate * scale
+        return norm, self.learning_rate(step)
 
     def state(self) -> list[dict[str, Any]]:
         """For a checkpoint."""

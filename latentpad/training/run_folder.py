@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,7 +95,7 @@ def environment() -> dict[str, Any]:
 
 
 def append_line(file: Path, record: dict[str, Any]) -> None:
-    """One JSON object a line, on disk when this returns."""
+    """One JSON object a line; a kill after this returns does not lose it."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
@@ -107,6 +110,22 @@ def write_text(file: Path, text: str) -> None:
 def write_json(file: Path, data: object) -> None:
     """Whole or not at all."""
     write_text(file, json.dumps(data, indent=1) + "\n")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time trains in a folder; the lock goes with the process, however it ends.
+
+    Raises:
+        RecipeError: another process holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecipeError(f"{path}: another process trains in it: wait for it, or use another --out") from error
+        yield
 
 
 class RunFolder:

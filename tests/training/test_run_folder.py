@@ -14,7 +14,7 @@ from latentpad.experiments.run import open_run
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import content_key
 from latentpad.training.checkpoint import write_checkpoint
-from latentpad.training.run_folder import Counters, RunFolder
+from latentpad.training.run_folder import Counters, RunFolder, locked
 from tests import tiny
 
 RECIPE = tiny.recipe("pretrain")
@@ -98,3 +98,11 @@ def test_a_start_that_dies_while_it_writes_does_not_lock_the_folder(tmp_path: Pa
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert RunFolder(tmp_path, RECIPE, KEY).resume == (3, tmp_path / "checkpoints" / "3")
     assert steps(tmp_path) == [1, 2, 3]
+
+
+def test_a_second_process_is_refused_while_one_trains_in_the_folder(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        with pytest.raises(RecipeError, match="another process trains in it"), locked(tmp_path / "run"):
+            pass
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").is_file()
