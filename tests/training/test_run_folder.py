@@ -101,8 +101,8 @@ def test_a_start_that_dies_while_it_writes_does_not_lock_the_folder(tmp_path: Pa
 
 
 def test_a_second_process_is_refused_while_one_trains_in_the_folder(tmp_path: Path) -> None:
-    with locked(tmp_path / "run"):
-        with pytest.raises(RecipeError, match="another process trains in it"), locked(tmp_path / "run"):
-            pass
-    with locked(tmp_path / "run"):
-        assert (tmp_path / "run" / ".lock").is_file()
+    run = tmp_path / "run"
+    with locked(run), pytest.raises(RecipeError, match="another process trains in it"), locked(run):
+        pytest.fail("two processes in one folder")
+    with locked(run):
+        assert (run / ".lock").is_file()
