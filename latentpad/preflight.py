@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from latentpad.algorithms import build_algorithm
 from latentpad.formats import get_format
 from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
-from latentpad.recipe.errors import MachineError, RecipeError
+from latentpad.recipe.errors import MachineError, RecipeError, unknown
 from latentpad.tasks import build_task
 from reward import CLOSE_TAG, OPEN_TAG, Outcome, grade
 
@@ -39,6 +39,9 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
     task, text_format = build_task(recipe.task), get_format(recipe.format)
     for cell in recipe.evaluation.beyond:
         task.check_cell(cell)
+    for cell in (recipe.rl.cells or []) if recipe.rl is not None else []:
+        if cell not in task.cells:
+            raise RecipeError(f"rl.cells: {unknown('cell', cell, task.cells)}")
     if recipe.algorithm is not None:
         build_algorithm(recipe.algorithm)
     tokenizer, positions = _tokenizer(origin or recipe.model, task, text_format)

@@ -213,3 +213,9 @@ def test_a_supervised_arm_without_trl_is_refused_before_any_work(
     monkeypatch.setattr("latentpad.preflight.find_spec", lambda name: None)
     with pytest.raises(MachineError, match=r"pip install 'latentpad\[trl\]'"):
         refuse_missing_packages(Recipe.model_validate(recipe_data))
+
+
+def test_rl_draws_from_cells_that_the_task_trains_on(recipe_data: Data) -> None:
+    recipe_data["rl"]["cells"] = ["digits=2", "digits=2", "digits=3"]
+    line = "rl.cells: unknown cell 'digits=3'; did you mean 'digits=2'? (allowed: digits=1, digits=2)"
+    assert refused(recipe_data) == line

@@ -113,12 +113,16 @@ class SupervisedSection(Section):
 class RLSection(Section):
     """Policy gradient on final answers.
 
+    Each step's prompts come from the task's cells in turn, or from `cells`, where one may be named more than once so
+    that it comes up more often.
+
     `signal` is what the advantages are made of: each rollout's own `answer`, or the same rewards dealt out at `random`
     among the rollouts of the step (a control: same rate, no information).
     """
 
     prompts_per_step: int = Field(gt=0)
     group_size: int = Field(gt=1)
+    cells: list[str] | None = Field(default=None, min_length=1)
     signal: Literal["answer", "random"] = "answer"
 
 

@@ -35,8 +35,8 @@ MAX_GRADER_FAILURES = 0.01
 
 
 def step_problems(task: Task, recipe: Recipe, step: int) -> list[Problem]:
-    """The problems of a step: the task's cells in turn, drawn by seed, step and place; the same for every arm."""
-    count, cells = recipe.rl_section.prompts_per_step, task.cells
+    """The problems of a step: the recipe's cells in turn, drawn by seed, step and place; the same for every arm."""
+    count, cells = recipe.rl_section.prompts_per_step, recipe.rl_section.cells or task.cells
     return [task.draw("train", cells[i % len(cells)], name_of(recipe.seed, "rl", step, i)) for i in range(count)]
 
 

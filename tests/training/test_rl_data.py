@@ -244,3 +244,10 @@ def test_a_step_whose_grader_breaks_too_often_is_refused() -> None:
     broken = _group_with([Outcome.CORRECT, Outcome.GRADER_FAILED])
     with pytest.raises(RuntimeError, match="the grader failed on 1 of 2 rollouts, first: boom"):
         graded_groups([broken])
+
+
+def test_a_cell_named_more_often_comes_up_more_often() -> None:
+    rl = {"prompts_per_step": 6, "group_size": 2, "cells": ["digits=2", "digits=2", "digits=1"]}
+    recipe = tiny.recipe("rl", rl=rl, task={"name": "addition", "digits": [1, 2]})
+    cells = [problem.cell for problem in step_problems(tiny.task(), recipe, 0)]
+    assert cells == ["digits=2", "digits=2", "digits=1"] * 2
