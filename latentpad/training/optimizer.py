@@ -33,8 +33,8 @@ class Optimizer:
         self._training = training
         parameters = policy.trainable()
         self._parameters = list(parameters.values())
-        embeddings = {id(p) for m in (policy.model.get_input_embeddings(), policy.model.get_output_embeddings())
-                      if m is not None for p in m.parameters()}  # fmt: skip
+        ends = (policy.model.get_input_embeddings(), policy.model.get_output_embeddings())
+        embeddings = {id(p) for end in ends if end is not None for p in end.parameters()}
         muon = training.matrix_learning_rate is not None
         matrices = [p for p in self._parameters if muon and p.ndim == 2 and id(p) not in embeddings]
         taken = {id(p) for p in matrices}
