@@ -55,9 +55,7 @@ def experiment_table(summary: dict[str, Any]) -> str:
     )
     table.add_column("arm")
     for cell in cells:
-        table.add_column(
-            cell.removeprefix("digits=") + (" digits" if cell.startswith("digits=") else ""), justify="right"
-        )
+        table.add_column(cell, justify="right")
     for name in ("scratchpad", "rollouts or examples", "tokens generated", "trained on", "seconds"):
         table.add_column(name, justify="right")
     for arm in summary["arms"]:
