@@ -11,7 +11,7 @@ from latentpad.algorithms import build_algorithm
 from latentpad.formats import get_format
 from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
 from latentpad.recipe.errors import MachineError, RecipeError, unknown
-from latentpad.tasks import build_task
+from latentpad.tasks import WorkedTask, build_task, worked
 from reward import CLOSE_TAG, OPEN_TAG, Outcome, grade
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from latentpad.recipe.load import Plan
     from latentpad.recipe.schema import ModelSection, Recipe
     from latentpad.tasks import Task
+    from latentpad.types import Problem
 
 
 def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str]:
@@ -44,6 +45,10 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
             raise RecipeError(f"rl.cells: {unknown('cell', cell, task.cells)}")
     if recipe.algorithm is not None:
         build_algorithm(recipe.algorithm)
+    if recipe.pretrain is not None and recipe.pretrain.scratchpad_share > 0:
+        worked(task)
+    if recipe.supervised is not None and recipe.supervised.target == "scratchpad":
+        worked(task)
     tokenizer, positions = _tokenizer(origin or recipe.model, task, text_format)
     vocabulary = tokenizer.get_vocab()
     if recipe.scratchpad == "empty" and not {OPEN_TAG, CLOSE_TAG} <= set(vocabulary):
@@ -117,12 +122,18 @@ def _check_gold(task: Task, text_format: Format) -> str:
     """Gold answers must grade CORRECT and a wrong one must not, or the reward teaches nothing."""
     for cell in task.cells:
         problem = task.longest(cell)
-        response = text_format.response(problem.answer, task.gold_scratchpad(problem))
+        response = text_format.response(task.solution(problem), _gold_scratchpad(task, problem))
         right = grade(task.grader, response, problem.answer, **task.grader_options)
-        wrong = grade(task.grader, response + "0", problem.answer, **task.grader_options)
+        # A program stays right with a character more; one that does nothing is wrong.
+        changed = text_format.response("pass") if task.grader == "program" else response + "0"
+        wrong = grade(task.grader, changed, problem.answer, **task.grader_options)
         if right.outcome is not Outcome.CORRECT or wrong.outcome is Outcome.CORRECT:
             raise RecipeError(f"task: the grader does not tell the gold answer of {problem.id} from a wrong one")
     return "gold answers grade CORRECT, and a changed one does not"
+
+
+def _gold_scratchpad(task: Task, problem: Problem) -> str | None:
+    return task.gold_scratchpad(problem) if isinstance(task, WorkedTask) else None
 
 
 def _check_chunks(recipe: Recipe) -> str:
@@ -135,8 +146,8 @@ def _check_chunks(recipe: Recipe) -> str:
 def _tokens_needed(cell: str, recipe: Recipe, task: Task, text_format: Format, tokenizer: Any) -> tuple[int, int]:
     """Tokens of the cell's longest problem: its prompt, and its gold response with the stop token."""
     problem = task.longest(cell)
-    scratchpad = task.gold_scratchpad(problem) if recipe.scratchpad == "free" else None
-    response = text_format.response(problem.answer, scratchpad)
+    scratchpad = _gold_scratchpad(task, problem) if recipe.scratchpad == "free" else None
+    response = text_format.response(task.solution(problem), scratchpad)
     prompt = encode_strictly(tokenizer, text_format.prompt(problem.question))
     return len(prompt), len(encode_strictly(tokenizer, response)) + 1
 

@@ -1,10 +1,16 @@
-"""Problems, answers, and gold scratchpads for the supervised arms only. One file a task; no torch."""
+"""Problems, answers, and gold scratchpads for the supervised arms only. One file a task; no torch.
+
+`Task` is all that an RL arm ever gets, and it has no gold scratchpad to show: that is `WorkedTask`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from latentpad.recipe.components import build
+from latentpad.recipe.errors import RecipeError
+from latentpad.seeding import seed_of
 
 if TYPE_CHECKING:
     from latentpad.recipe.schema import Component
@@ -15,6 +21,27 @@ TASKS = {
 }
 
 SPLITS = ("train", "validation", "test")
+# Shares of the canonical instances, in percent; the rest is for training.
+TEST_SHARE, VALIDATION_SHARE = 20, 5
+
+
+class ScratchpadError(ValueError):
+    """A worked scratchpad is wrong: one line that says in which of its lines and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corruption:
+    """A gold scratchpad with one value changed, for probes of whether an answer follows the scratchpad.
+
+    Attributes:
+        scratchpad: all lines, the change in one of them and the rest as they were.
+        prefix: the lines up to and including the changed one, for a policy to go on from.
+        answer: what follows from the changed value if all after it is worked rightly; never the gold answer.
+    """
+
+    scratchpad: str
+    prefix: str
+    answer: str
 
 
 class Task(Protocol):
@@ -27,7 +54,7 @@ class Task(Protocol):
 
     @property
     def grader_options(self) -> dict[str, Any]:
-        """Options of the grader."""
+        """Options of the grader, and `extraction` where the answer is not all that follows the scratchpad."""
         ...
 
     @property
@@ -52,19 +79,65 @@ class Task(Protocol):
         """`count` problems different as canonical instances, or all where the cell has fewer; always the same."""
         ...
 
+    def canonical(self, problem: Problem) -> str:
+        """What two spellings of one problem have in common; no canonical instance is in two splits."""
+        ...
+
+    def solution(self, problem: Problem) -> str:
+        """The answer as a policy that is right writes it: mostly the gold answer, for programs a reference."""
+        ...
+
     def parse(self, text: str) -> Problem:
         """A problem typed by a person. Raises `RecipeError`."""
         ...
 
     def longest(self, cell: str) -> Problem:
-        """A problem whose gold scratchpad is at least as long as any other's in the cell."""
+        """A problem whose gold response is at least as long as any other's in the cell."""
         ...
+
+
+@runtime_checkable
+class WorkedTask(Task, Protocol):
+    """A task that can also show its work. Pretraining and the supervised arms get one; an RL arm never does."""
 
     def gold_scratchpad(self, problem: Problem) -> str:
         """The worked steps: for the pretraining corpus, the supervised arms, and (their length) preflight."""
+        ...
+
+    def read_scratchpad(self, problem: Problem, scratchpad: str) -> str:
+        """The answer that a scratchpad leads to, read line by line by a solver that shares no code with the writer.
+
+        Raises:
+            ScratchpadError: a line does not follow from the problem and the lines before it.
+        """
+        ...
+
+    def corrupt(self, problem: Problem, name: str) -> Corruption | None:
+        """The gold scratchpad with one value changed, drawn by `name`; None where it has none to change."""
         ...
 
 
 def build_task(component: Component) -> Task:
     """The task that a recipe names. Raises `RecipeError`."""
     return cast("Task", build("task", component, TASKS))
+
+
+def worked(task: Task) -> WorkedTask:
+    """The same task, with its gold scratchpads. Raises `RecipeError` if it has none."""
+    if not isinstance(task, WorkedTask):
+        raise RecipeError(f"task {type(task).__name__} has no gold scratchpads: use 'target: answer', or another task")
+    return task
+
+
+def split_of(*instance: str | int) -> str:
+    """The one split that a canonical instance belongs to, by the hash of its names: 75% train, 5% and 20% held out."""
+    share = seed_of(*instance) % 100
+    if share < TEST_SHARE:
+        return "test"
+    return "validation" if share < TEST_SHARE + VALIDATION_SHARE else "train"
+
+
+def check_split(split: str) -> None:
+    """Raise `ValueError` unless this is the name of a split."""
+    if split not in SPLITS:
+        raise ValueError(f"split: got {split!r}; expected one of {', '.join(SPLITS)}")

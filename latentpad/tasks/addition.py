@@ -9,13 +9,12 @@ from itertools import count as count_from
 from typing import Any, Literal
 
 from latentpad.recipe.errors import RecipeError
-from latentpad.seeding import name_of, rng_of, seed_of
-from latentpad.tasks import SPLITS
+from latentpad.seeding import name_of, rng_of
+from latentpad.tasks import Corruption, ScratchpadError, check_split, split_of
 from latentpad.types import Problem
 
 _QUESTION = re.compile(r"([0-9][0-9 ]*)\+([0-9 ]*[0-9])")
-# Shares of the canonical instances, in percent, from two digits up.
-_TEST, _VALIDATION = 20, 5
+_LINE = re.compile(r"(?:(?P<left>[0-9]+)\+(?P<right>[0-9]+))?,(?P<result>[0-9]*)C:(?P<carry>[01])")
 _MAX_DIGITS = 99
 
 
@@ -38,6 +37,30 @@ def gold_lines(a: int, b: int) -> list[str]:
             total = int(left[rest - 1]) + int(right[rest - 1]) + carry
             carry, result = total // 10, str(total % 10) + result
     return [*lines, " ".join(f"{carry}{result}")]
+
+
+def read_lines(left: str, right: str, lines: Sequence[str]) -> str:
+    """The sum that worked lines (no spaces) lead to: column by column, each line checked against the one before.
+
+    Raises:
+        ScratchpadError: a line is missing, misspelt or does not follow.
+    """
+    width = max(len(left), len(right))
+    rest, result, carry = [left.rjust(width, "0"), right.rjust(width, "0")], "", 0
+    if len(lines) != width + 2:
+        raise ScratchpadError(f"{len(lines)} lines where {width + 2} are needed")
+    for number, line in enumerate(lines[:-1], 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ScratchpadError(f"line {number}: {line[:60]!r} is not a step")
+        if number > 1:
+            total = ord(rest[0][-1]) + ord(rest[1][-1]) - 2 * ord("0") + carry
+            rest, result, carry = [rest[0][:-1], rest[1][:-1]], f"{total % 10}{result}", int(total > 9)
+        if [match["left"] or "", match["right"] or "", match["result"], int(match["carry"])] != [*rest, result, carry]:
+            raise ScratchpadError(f"line {number}: {line[:60]!r} does not follow from the line before")
+    if lines[-1] != f"{carry}{result}":
+        raise ScratchpadError(f"line {len(lines)}: {lines[-1][:60]!r} is not the carry and the digits before it")
+    return lines[-1].lstrip("0") or "0"
 
 
 @dataclass(frozen=True)
@@ -97,8 +120,15 @@ class Addition:
     @staticmethod
     def split_of(a: int, b: int) -> str:
         """The one split that {a, b} belongs to, from two digits up."""
-        share = seed_of("addition", min(a, b), max(a, b)) % 100
-        return "test" if share < _TEST else "validation" if share < _TEST + _VALIDATION else "train"
+        return split_of("addition", min(a, b), max(a, b))
+
+    def canonical(self, problem: Problem) -> str:
+        """The two numbers, the smaller first."""
+        return "+".join(map(str, sorted(self._operands(problem))))
+
+    def solution(self, problem: Problem) -> str:
+        """The gold answer."""
+        return problem.answer
 
     def _problem(self, a: int, b: int, split: str) -> Problem:
         return Problem(
@@ -116,8 +146,7 @@ class Addition:
 
     def draw(self, split: str, cell: str, name: str) -> Problem:
         """Operands uniform over their length, drawn again until their pair belongs to the split."""
-        if split not in SPLITS:
-            raise ValueError(f"split: got {split!r}; expected one of {', '.join(SPLITS)}")
+        check_split(split)
         length = self._length(cell)
         rng = rng_of("addition", split, cell, name)
         low, high = (0, 9) if length == 1 else (10 ** (length - 1), 10**length - 1)
@@ -166,3 +195,28 @@ class Addition:
     def gold_scratchpad(self, problem: Problem) -> str:
         """The paper's lines, in this task's spelling."""
         return self._spell("\n".join(gold_lines(*self._operands(problem))))
+
+    def read_scratchpad(self, problem: Problem, scratchpad: str) -> str:
+        """The sum that the lines lead to, in this task's spelling."""
+        left, _, right = problem.question.replace(" ", "").partition("+")
+        lines = scratchpad.split("\n")
+        answer = read_lines(left, right, [line.replace(" ", "") for line in lines])
+        if self.spelling == "nye" and lines != gold_lines(int(left), int(right)):
+            raise ScratchpadError("the digits are right and the spaces are not the paper's")
+        return self._spell(" ".join(answer))
+
+    def corrupt(self, problem: Problem, name: str) -> Corruption:
+        """One more or one less in the digit that a step has just written; the steps after it would keep that digit."""
+        lines = gold_lines(*self._operands(problem))
+        rng = rng_of("addition", "corrupt", problem.id, name)
+        step = rng.randrange(1, len(lines) - 1)
+        before, _, rest = lines[step].partition(", ")
+        digit = str((int(rest[0]) + rng.choice([1, 9])) % 10)
+        changed = f"{before}, {digit}{rest[1:]}"
+        end = list(lines[-1].replace(" ", ""))
+        end[-step] = digit
+        return Corruption(
+            scratchpad=self._spell("\n".join([*lines[:step], changed, *lines[step + 1 :]])),
+            prefix=self._spell("\n".join([*lines[:step], changed])),
+            answer=self._spell(" ".join("".join(end).lstrip("0") or "0")),
+        )

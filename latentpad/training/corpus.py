@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latentpad.seeding import name_of, rng_of
+from latentpad.tasks import worked as worked_task
 
 if TYPE_CHECKING:
     from latentpad.formats import Format
@@ -25,8 +26,8 @@ def training_example(task: Task, text_format: Format, seed: int, *names: str | i
     name = name_of(seed, *names)
     cell = rng_of("cell", name).choice(task.cells)
     problem = task.draw("train", cell, name)
-    scratchpad = task.gold_scratchpad(problem) if worked else None
-    return Example(text_format.prompt(problem.question), text_format.response(problem.answer, scratchpad))
+    scratchpad = worked_task(task).gold_scratchpad(problem) if worked else None
+    return Example(text_format.prompt(problem.question), text_format.response(task.solution(problem), scratchpad))
 
 
 def corpus_document(task: Task, text_format: Format, seed: int, step: int, index: int, *, share: float) -> Example:
