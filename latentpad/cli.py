@@ -1,4 +1,4 @@
-"""The command line: `latentpad check | train | eval | ablate | report | sample`. Verbs import heavy things inside."""
+"""The command line. Verbs import heavy things inside."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from latentpad import __version__
-from latentpad.recipe.errors import MachineError, RecipeError, Stopped, nearest
-from reward import GoldAnswerError
+from latentpad.recipe.errors import Diverged, MachineError, RecipeError, Stopped, nearest
+from reward import BadOptions, GoldAnswerError, MissingPackage
+from reward.sandbox import SandboxUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one line, with the nearest verb."""
 
     def error(self, message: str) -> NoReturn:
-        verbs = ["check", "train", "eval", "ablate", "report", "sample"]
+        verbs = list(_VERBS)
         wrong = message.split("invalid choice: '")[-1].split("'")[0] if "invalid choice" in message else ""
         raise RecipeError(f"{message}; {nearest(wrong, verbs) if wrong else ''}see 'latentpad --help'")
 
@@ -39,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="latentpad",
         description="Teach a language model to think on a scratchpad from final answers alone.",
-        epilog="Exit codes: 0 done, 2 bad input, 3 the machine cannot, 130 stopped by you (checkpoint left), 1 a bug.",
+        epilog="Exit codes: 0 done, 2 bad input or training that diverged, 3 the machine cannot, 130 stopped by you "
+        "(checkpoint left), 1 a bug.",
     )
     parser.add_argument("--version", action="version", version=f"latentpad {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("problem", nargs="?", metavar="PROBLEM", help="such as '47+85'")
     sub.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding (default)")
     sub.add_argument("--count", type=int, default=1, help="how many responses")
+    verb("doctor", "say what this machine has, what it lacks, and what to do about it")
     return parser
 
 
@@ -216,6 +219,15 @@ def _sample(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _doctor(_: argparse.Namespace) -> int:
+    from latentpad.doctor import examine
+
+    lines = examine()
+    for there, line in lines:
+        say(f"{'ok  ' if there else '-   '}{line}")
+    return DONE
+
+
 def _ask() -> str:
     try:
         return input("> ").strip()
@@ -223,7 +235,15 @@ def _ask() -> str:
         return ""
 
 
-_VERBS = {"check": _check, "train": _train, "eval": _eval, "ablate": _ablate, "report": _report, "sample": _sample}
+_VERBS = {
+    "check": _check,
+    "train": _train,
+    "eval": _eval,
+    "ablate": _ablate,
+    "report": _report,
+    "sample": _sample,
+    "doctor": _doctor,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,9 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = _parse(arguments)
         return _VERBS[args.verb](args)
-    except (RecipeError, GoldAnswerError) as error:
+    except (RecipeError, GoldAnswerError, BadOptions, Diverged) as error:
         return _fail(str(error), BAD_INPUT)
-    except MachineError as error:
+    except (MachineError, MissingPackage, SandboxUnavailable) as error:
         return _fail(str(error), CANNOT)
     except Stopped as stopped:
         return _fail(str(stopped), STOPPED)

@@ -44,6 +44,8 @@ FORMATS = {
     "nye": Format(before="Input:\n", after="\n\nTarget:\n", line_break="\n"),
     # As short as it goes, for tokenizers that read characters.
     "compact": Format(before="", after="=", line_break=""),
+    # For questions of several lines: what is written begins a line of its own.
+    "lines": Format(before="", after="\n", line_break="\n"),
 }
 
 

@@ -11,8 +11,9 @@ from latentpad.algorithms import build_algorithm
 from latentpad.formats import get_format
 from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
 from latentpad.recipe.errors import MachineError, RecipeError, unknown
-from latentpad.tasks import WorkedTask, build_task, worked
-from reward import CLOSE_TAG, OPEN_TAG, Outcome, grade
+from latentpad.tasks import ProgramTask, WorkedTask, build_task, executes_programs, worked
+from reward import CLOSE_TAG, OPEN_TAG, Outcome, Reward, grade
+from reward.sandbox import Run, Settings, Status, configure, shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from latentpad.recipe.schema import ModelSection, Recipe
     from latentpad.tasks import Task
     from latentpad.types import Problem
+
+
+# How many programs of each cell are executed at start.
+_PROGRAMS_CHECKED = 10
 
 
 def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str]:
@@ -37,6 +42,7 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
     Raises:
         RecipeError: what is wrong, in one line.
     """
+    use_sandbox(recipe)
     task, text_format = build_task(recipe.task), get_format(recipe.format)
     for cell in recipe.evaluation.beyond:
         task.check_cell(cell)
@@ -54,6 +60,8 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
     if recipe.scratchpad == "empty" and not {OPEN_TAG, CLOSE_TAG} <= set(vocabulary):
         raise RecipeError(f"scratchpad: 'empty' needs {OPEN_TAG} and {CLOSE_TAG} to be tokens of the tokenizer")
     lines = [_check_gold(task, text_format)]
+    if executes_programs(task):
+        lines.append(_check_programs(task))
     if recipe.rl is not None:
         lines.append(_check_chunks(recipe))
     beyond = [cell for cell in recipe.evaluation.beyond if cell not in task.cells]
@@ -122,14 +130,54 @@ def _check_gold(task: Task, text_format: Format) -> str:
     """Gold answers must grade CORRECT and a wrong one must not, or the reward teaches nothing."""
     for cell in task.cells:
         problem = task.longest(cell)
-        response = text_format.response(task.solution(problem), _gold_scratchpad(task, problem))
-        right = grade(task.grader, response, problem.answer, **task.grader_options)
-        # A program stays right with a character more; one that does nothing is wrong.
-        changed = text_format.response("pass") if task.grader == "program" else response + "0"
-        wrong = grade(task.grader, changed, problem.answer, **task.grader_options)
+        solution = task.solution(problem)
+        right = _grade(task, text_format.response(solution, _gold_scratchpad(task, problem)), problem)
+        wrong = _grade(task, text_format.response(_spoilt(task, problem, solution)), problem)
         if right.outcome is not Outcome.CORRECT or wrong.outcome is Outcome.CORRECT:
             raise RecipeError(f"task: the grader does not tell the gold answer of {problem.id} from a wrong one")
     return "gold answers grade CORRECT, and a changed one does not"
+
+
+def _grade(task: Task, response: str, problem: Problem) -> Reward:
+    return grade(task.grader, response, problem.answer, **task.grader_options)
+
+
+def _spoilt(task: Task, problem: Problem, solution: str) -> str:
+    """A solution made wrong where the answer is in it, inside `\\boxed{}` or a tag too; for a program, one without."""
+    if task.grader == "program":
+        return "pass"
+    before, answer, after = solution.rpartition(problem.answer)
+    return f"{before}{answer}0{after}" if answer else f"{solution}0"
+
+
+def use_sandbox(recipe: Recipe) -> None:
+    """Let everything in this process that executes programs do it as the recipe says."""
+    section = {} if recipe.sandbox is None else recipe.sandbox.model_dump()
+    try:
+        configure(Settings(**section))
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
+def containment(task: Task) -> str:
+    """What contains the programs that a run of this task executes; for its record."""
+    return "; ".join(shared().describe()) if executes_programs(task) else "none: no program is executed"
+
+
+def _check_programs(task: Task) -> str:
+    """Programs must print their gold answers when they are really executed."""
+    sandbox = shared()
+    if isinstance(task, ProgramTask):
+        problems = [p for cell in task.cells for p in task.distinct("validation", cell, _PROGRAMS_CHECKED)]
+        results = sandbox.run_many([Run(task.program(problem)) for problem in problems])
+        for problem, result in zip(problems, results, strict=True):
+            if result.status is Status.SANDBOX_ERROR:
+                raise MachineError(f"the sandbox broke on a program of the task: {result.stderr[-200:]}")
+            if result.status is not Status.OK or result.stdout.rstrip() != problem.answer:
+                raise RecipeError(
+                    f"task: the program of {problem.id} does not print its gold answer (it ends with {result.status})"
+                )
+    return f"programs run in the sandbox (tier {sandbox.tier})"
 
 
 def _gold_scratchpad(task: Task, problem: Problem) -> str | None:

@@ -39,3 +39,20 @@ class Reward:
 
 class GoldAnswerError(ValueError):
     """The data's own answer cannot be read: an error of the data set, never a reward of 0."""
+
+    @classmethod
+    def of(cls, gold: str, why: str) -> GoldAnswerError:
+        """The line that shows the answer, cut to 80 characters, and says what is wrong with it.
+
+        >>> print(GoldAnswerError.of("eighty-six", "is not an integer"))
+        gold answer 'eighty-six' is not an integer
+        """
+        return cls(f"gold answer {gold[:80]!r} {why}")
+
+
+class BadOptions(ValueError):  # noqa: N818 (the name that recipes' errors use)
+    """The options of a grader, or its name, or the extraction rule: one line, found before anything is graded."""
+
+
+class MissingPackage(RuntimeError):  # noqa: N818 (says what is wrong)
+    """A grader needs a package that is not installed: the machine's fault, never a reward of 0."""

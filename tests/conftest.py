@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-pytest.register_assert_rewrite("tests.rollout.contract")
+pytest.register_assert_rewrite("tests.rollout.contract", "tests.tasks.contract")
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 from latentpad import __version__
 from latentpad.cli import main
-from latentpad.recipe.errors import MachineError, Stopped
-from reward import GoldAnswerError
+from latentpad.recipe.errors import Diverged, MachineError, Stopped
+from reward import BadOptions, GoldAnswerError, MissingPackage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Written = Callable[..., Path]
     Data = dict[str, Any]
 
-VERBS = ["check", "train", "eval", "ablate", "report", "sample"]
+VERBS = ["check", "train", "eval", "ablate", "report", "sample", "doctor"]
 HEAVY = ("torch", "transformers", "trl", "peft", "ray", "matplotlib", "scipy")
 # Runs each line of arguments in one process; prints its exit code and what heavy modules are loaded by then.
 BATCH = f"""
@@ -99,7 +99,7 @@ def test_help_check_and_refusals_load_nothing_heavy(written: Written, recipe_dat
     lines += [["eval", str(tmp_path)], ["sample", str(tmp_path), "1+1"], ["sample", str(tmp_path), "--count", "0"]]
     lines += [["train", good, "--out", good], ["ablate", plan, "--out", good]]
     results = in_a_new_process(lines)
-    assert len(results) == len(lines) == 21
+    assert len(results) == len(lines) == 22
     assert [code for code, _ in results] == [0] * 9 + [2] * 12
     assert [heavy for _, heavy in results] == [[]] * 21
 
@@ -137,7 +137,7 @@ def test_check_takes_an_experiment(written: Written, recipe_data: Data, capsys: 
         ("training.steps=", "training.steps: got None; input should be a valid integer"),
         ("method=sft", "method: got 'sft'; allowed: 'pretrain', 'supervised' or 'rl'"),
         ("supervised={target: answer}", "supervised.examples_per_step: missing: this key is required"),
-        ("format=compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, nye)"),
+        ("format=compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, lines, nye)"),
         ("task.spelling=nya", "task.spelling: got 'nya'; did you mean 'nye'? allowed: 'compact' or 'nye'"),
         ("task.digits=[1, x]", "task.digits.1: got 'x'; input should be a valid integer"),
         ("rl.group_size=3", "rollout.chunk_size: got 8; expected a multiple of rl.group_size (3)"),
@@ -281,7 +281,10 @@ def test_sample_refuses_a_count_or_a_temperature_that_cannot_be(
     ("raised", "code", "line"),
     [
         (GoldAnswerError("gold answer 'x' is not an integer"), 2, "gold answer 'x' is not an integer"),
+        (BadOptions("unknown grader 'x'"), 2, "unknown grader 'x'"),
+        (Diverged("gradient norm is nan at step 3"), 2, "gradient norm is nan at step 3"),
         (MachineError("no such device"), 3, "no such device"),
+        (MissingPackage("needs math-verify"), 3, "needs math-verify"),
         (Stopped("stopped at step 3;\ncheckpoint kept"), 130, "stopped at step 3; checkpoint kept"),
         (KeyboardInterrupt(), 130, "interrupted; what was checkpointed is kept"),
     ],

@@ -27,6 +27,7 @@ FLOORS = {
     "latentpad.training": 4,
     "latentpad.evaluation": 5,
     "latentpad.preflight": 5,
+    "latentpad.doctor": 5,
     "latentpad.experiments": 6,
     "latentpad.cli": 7,
     "latentpad.__main__": 8,

@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from latentpad.cli import main
 from latentpad.models.tokenizer import character_tokenizer
 from latentpad.preflight import check_plan, check_recipe, refuse_launchers, refuse_missing_packages
 from latentpad.recipe.errors import MachineError, RecipeError
-from latentpad.recipe.load import load_plan
+from latentpad.recipe.load import content_key, load_plan
 from latentpad.recipe.schema import Recipe
+from latentpad.tasks import WorkedTask
 from latentpad.tasks.addition import Addition
+from latentpad.tasks.python_programs import PythonPrograms
 from reward import Outcome, Reward
+from reward.sandbox import SandboxUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from latentpad.types import Problem
 
     Data = dict[str, Any]
 
@@ -35,6 +41,26 @@ class Lenient(Addition):
     @property
     def grader(self) -> str:
         return "lenient:grade"
+
+
+@dataclass(frozen=True)
+class WrongGold(PythonPrograms):
+    """Programs that do not print what the data say."""
+
+    def program(self, problem: Problem) -> str:
+        return super().program(problem) + "\nprint(a)"
+
+
+class AnswersOnly:
+    """Addition as an RL arm sees it: all but the scratchpads."""
+
+    def __init__(self, task: Addition) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("gold_scratchpad", "read_scratchpad", "corrupt"):
+            raise AttributeError(name)
+        return getattr(self._task, name)
 
 
 def refused(data: Data) -> str:
@@ -112,7 +138,7 @@ def test_a_chunk_holds_whole_groups(recipe_data: Data, chunk: int) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("format", "compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, nye)"),
+        ("format", "compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, lines, nye)"),
         ("task", {"name": "adition", "digits": [1]}, "task.name: unknown task 'adition'; did you mean 'addition'?"),
         ("algorithm", {"name": "gpro"}, "algorithm.name: unknown algorithm 'gpro'; did you mean 'grpo'?"),
         ("algorithm", {"name": "grpo", "clip": 1}, "algorithm.clip: unknown key of algorithm 'grpo' 'clip'; "),
@@ -219,3 +245,64 @@ def test_rl_draws_from_cells_that_the_task_trains_on(recipe_data: Data) -> None:
     recipe_data["rl"]["cells"] = ["digits=2", "digits=2", "digits=3"]
     line = "rl.cells: unknown cell 'digits=3'; did you mean 'digits=2'? (allowed: digits=1, digits=2)"
     assert refused(recipe_data) == line
+
+
+@pytest.fixture
+def program_data(recipe_data: Data) -> Data:
+    recipe_data["task"] = {"name": "python_programs", "steps": ["1-2", "3-4"]}
+    recipe_data["format"] = "lines"
+    recipe_data["model"]["scratch"]["max_positions"] = 256
+    recipe_data["rollout"]["max_new_tokens"] = recipe_data["evaluation"]["max_new_tokens"] = 64
+    return recipe_data
+
+
+def test_programs_are_executed_before_a_run(program_data: Data) -> None:
+    assert check_recipe(Recipe.model_validate(program_data))[1].startswith("programs run in the sandbox (tier ")
+
+
+def test_a_program_that_does_not_print_its_gold_answer_is_refused(program_data: Data) -> None:
+    program_data["task"]["name"] = "tests.test_preflight:WrongGold"
+    line = refused(program_data)
+    assert line.startswith("task: the program of python_programs/validation/")
+    assert line.endswith("does not print its gold answer (it ends with ok)")
+
+
+def test_a_machine_without_a_sandbox_stops_before_any_work(
+    program_data: Data, monkeypatch: pytest.MonkeyPatch, written: Callable[..., Path], capsys: Any
+) -> None:
+    def none() -> None:
+        raise SandboxUnavailable("no seccomp here")
+
+    monkeypatch.setattr("latentpad.preflight.shared", none)
+    assert main(["check", str(written(program_data))]) == 3
+    assert capsys.readouterr().err == "latentpad: no seccomp here\n"
+
+
+def test_a_sandbox_setting_that_cannot_be_is_refused(program_data: Data) -> None:
+    program_data["sandbox"] = {"allow_unsafe": "yes"}
+    assert refused(program_data).startswith("sandbox: allow_unsafe must be")
+
+
+def test_the_sandbox_is_no_part_of_what_decides_a_result(program_data: Data) -> None:
+    key = content_key(Recipe.model_validate(program_data))
+    assert content_key(Recipe.model_validate(program_data | {"sandbox": {"slots": 1}})) == key
+    assert content_key(Recipe.model_validate(program_data | {"seed": 1})) != key
+
+
+@pytest.mark.parametrize(
+    ("method", "section"),
+    [
+        ("pretrain", {"documents_per_step": 2, "scratchpad_share": 0.5}),
+        ("supervised", {"target": "scratchpad", "examples_per_step": 2}),
+    ],
+)
+def test_what_has_no_gold_scratchpads_cannot_teach_them(
+    recipe_data: Data, monkeypatch: pytest.MonkeyPatch, method: str, section: Data
+) -> None:
+    bare = AnswersOnly(Addition(digits=(1, 2)))
+    assert not isinstance(bare, WorkedTask)
+    monkeypatch.setattr("latentpad.preflight.build_task", lambda _: bare)
+    assert check_recipe(Recipe.model_validate(recipe_data))  # RL needs none
+    del recipe_data["rl"], recipe_data["algorithm"]
+    recipe_data |= {"method": method, method: section}
+    assert refused(recipe_data).startswith("task AnswersOnly has no gold scratchpads to teach")

@@ -13,9 +13,9 @@ from scipy.stats import binomtest
 from latentpad.progress import stage
 from latentpad.rollout import Request, Sampling
 from latentpad.seeding import seed_of
-from latentpad.training.episodes import grade_rollouts, make_prompt
+from latentpad.training.episodes import grade_rollouts, make_prompt, shown_answer
 from latentpad.training.run_folder import write_json
-from reward import Outcome, extract_answer, writes_scratchpad
+from reward import Outcome, writes_scratchpad
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ def summarise(episodes: Sequence[Episode], cell: str, decoding: str) -> Cell:
     )
 
 
-def record(episode: Episode, cell: str, decoding: str) -> dict[str, Any]:
+def record(task: Task, episode: Episode, cell: str, decoding: str) -> dict[str, Any]:
     """One line of `eval/<step>.jsonl`."""
     problem = episode.rollout.prompt.problem
     return {
@@ -102,7 +102,7 @@ def record(episode: Episode, cell: str, decoding: str) -> dict[str, Any]:
         "decoding": decoding,
         "prompt": episode.rollout.prompt.text,
         "response": episode.response,
-        "answer": extract_answer(episode.response),
+        "answer": shown_answer(task, episode.response),
         "gold": problem.answer,
         "outcome": episode.reward.outcome.value,
         "finish_reason": episode.rollout.finish_reason.value,
@@ -115,11 +115,12 @@ def evaluated_cells(task: Task, recipe: Recipe) -> tuple[str, ...]:
 
 
 def evaluate(
-    recipe: Recipe, policy: Policy, engine: LocalEngine, task: Task, text_format: Format, *, split: str = "test"
+    recipe: Recipe, policy: Policy, engine: LocalEngine, task: Task, text_format: Format
 ) -> tuple[list[Cell], list[dict[str, Any]]]:
     """Every cell with every decoding. The same problems and seeds for every policy, so that arms can be paired."""
     forbidden = policy.scratchpad_ids if recipe.scratchpad == "empty" else ()
-    problems = {cell: task.distinct(split, cell, recipe.evaluation.problems) for cell in evaluated_cells(task, recipe)}
+    asked = recipe.evaluation
+    problems = {cell: task.distinct(asked.split, cell, asked.problems) for cell in evaluated_cells(task, recipe)}
     total = len(DECODINGS) * sum(map(len, problems.values()))
     cells, records = [], []
     with stage(f"{recipe.name} seed {recipe.seed}: evaluate", total) as bar:
@@ -132,7 +133,7 @@ def evaluate(
                 ]
                 episodes = grade_rollouts(policy, task, engine.generate(requests, sampling, bar.advance))
                 cells.append(summarise(episodes, cell, decoding))
-                records += [record(episode, cell, decoding) for episode in episodes]
+                records += [record(task, episode, cell, decoding) for episode in episodes]
     return cells, records
 
 

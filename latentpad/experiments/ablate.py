@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentpad.experiments.compare import compare_paired
 from latentpad.experiments.run import DONE, is_done, run_recipe
-from latentpad.preflight import check_plan, check_recipe, refuse_missing_packages
+from latentpad.preflight import check_plan, check_recipe, containment, refuse_missing_packages
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import content_key, with_run
 from latentpad.tasks import build_task
@@ -102,7 +102,7 @@ def summarise(plan: Plan, out: Path, *, command: str) -> dict[str, Any]:
         "experiment": plan.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
-        "machine": environment(),
+        "machine": environment(containment(task)),
         "train_cells": list(task.cells),
         "arms": [_summarise_arm(arm, plan.seeds, out) for arm in plan.arms],
         "comparisons": [

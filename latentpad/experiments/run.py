@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentpad.formats import get_format
-from latentpad.preflight import check_recipe, refuse_launchers, refuse_missing_packages
+from latentpad.preflight import check_recipe, containment, refuse_launchers, refuse_missing_packages
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import content_key, load_recipe
 from latentpad.tasks import build_task
@@ -51,7 +51,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, parent_key: str = "") -> None:
     from latentpad.training.run_folder import RunFolder, locked, write_json
 
     with locked(folder):
-        run = RunFolder(folder, recipe, key)
+        run = RunFolder(folder, recipe, key, sandbox=containment(build_task(recipe.task)))
         _train(recipe, run, _starting_policy(recipe))
         run.close()
         step, cells, records = evaluate_run(folder, recipe)

@@ -13,8 +13,8 @@ from latentpad.rollout import Request, Sampling
 from latentpad.rollout.local import LocalEngine
 from latentpad.seeding import seed_of
 from latentpad.tasks import build_task
-from latentpad.training.episodes import grade_rollouts, make_prompt
-from reward import Outcome, extract_answer, extract_scratchpad
+from latentpad.training.episodes import grade_rollouts, make_prompt, shown_answer
+from reward import Outcome, extract_scratchpad
 
 if TYPE_CHECKING:
     from latentpad.experiments.run import OpenedRun
@@ -52,7 +52,7 @@ class Sampler:
             scratchpad = extract_scratchpad(episode.response)
             if scratchpad:
                 self._console.print(Padding(Text(scratchpad, style="dim"), (0, 4)))
-            answer = extract_answer(episode.response)
+            answer = shown_answer(self._task, episode.response)
             outcome = episode.reward.outcome
             style = "green" if outcome is Outcome.CORRECT else "red"
             gold = "" if outcome is Outcome.CORRECT else f", gold {episode.rollout.prompt.problem.answer}"

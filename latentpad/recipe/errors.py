@@ -17,6 +17,10 @@ class MachineError(RuntimeError):
     """The machine cannot do what is asked (no such device, package not installed). One line. Exit code 3."""
 
 
+class Diverged(FloatingPointError):  # noqa: N818 (says what happened)
+    """Training came to numbers that are not finite. One line; the fix is in the recipe. Exit code 2."""
+
+
 class Stopped(Exception):  # noqa: N818 (not an error)
     """The user asked to stop, and a checkpoint was left. Exit code 130."""
 

@@ -232,8 +232,11 @@ def dump(recipe: Recipe) -> str:
 
 
 def content_key(recipe: Recipe, parent_key: str = "") -> str:
-    """What decides a run's result: the recipe, and the key of what it starts from in place of the path to it."""
-    data = recipe.model_dump(exclude_none=True)
+    """What decides a run's result: the recipe, and the key of what it starts from in place of the path to it.
+
+    The sandbox is the machine's affair and decides nothing.
+    """
+    data = recipe.model_dump(exclude_none=True, exclude={"sandbox"})
     if parent_key:
         data["model"]["path"] = parent_key
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

@@ -127,11 +127,30 @@ class RLSection(Section):
 
 
 class EvaluationSection(Section):
-    """Held-out problems per cell (a cell that has fewer is evaluated whole); `beyond` names further cells to report."""
+    """Held-out problems per cell (a cell that has fewer is evaluated whole); `beyond` names further cells to report.
 
+    `split` is `validation` while you choose between settings, so that `test` stays unseen.
+    """
+
+    split: Literal["validation", "test"] = "test"
     problems: int = Field(gt=0, le=20_000)
     beyond: list[str] = Field(default_factory=list)
     max_new_tokens: int = Field(gt=0)
+
+
+class SandboxSection(Section):
+    """How this machine contains programs that a policy or a data set has written; it cannot change a verdict.
+
+    `min_tier` refuses to start where less contains them (`full` is seccomp and Landlock, `closed` seccomp alone).
+    `slots` programs run at a time (0: one a core, at most 8). `allow_unsafe` is the sentence that the refusal names.
+    """
+
+    backend: Literal["auto", "local", "bwrap", "remote"] = "auto"
+    min_tier: Literal["full", "closed"] = "closed"
+    allow_unsafe: str = ""
+    slots: int = Field(default=0, ge=0)
+    python: str = ""
+    remote_url: str = ""
 
 
 _SECTIONS_OF = {"pretrain": {"pretrain"}, "supervised": {"supervised"}, "rl": {"rl", "algorithm"}}
@@ -154,6 +173,7 @@ class Recipe(Section):
     supervised: SupervisedSection | None = None
     rl: RLSection | None = None
     algorithm: Component | None = None
+    sandbox: SandboxSection | None = None
 
     @model_validator(mode="after")
     def _sections_fit_method(self) -> Self:

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 TASKS = {
     "addition": "latentpad.tasks.addition:Addition",
+    "countdown": "latentpad.tasks.countdown:Countdown",
+    "gsm8k": "latentpad.tasks.gsm8k:GSM8K",
+    "jsonl": "latentpad.tasks.jsonl:JsonLines",
+    "jsonl_worked": "latentpad.tasks.jsonl:WorkedJsonLines",
+    "mbpp": "latentpad.tasks.mbpp:Mbpp",
+    "mbpp_program": "latentpad.tasks.mbpp_program:MbppProgram",
+    "parity": "latentpad.tasks.parity:Parity",
+    "reasoning_gym": "latentpad.tasks.reasoning_gym:ReasoningGym",
+    "running_sum": "latentpad.tasks.running_sum:RunningSum",
+    "polynomial": "latentpad.tasks.polynomial:Polynomial",
+    "python_programs": "latentpad.tasks.python_programs:PythonPrograms",
 }
 
 SPLITS = ("train", "validation", "test")
@@ -117,6 +128,20 @@ class WorkedTask(Task, Protocol):
         ...
 
 
+@runtime_checkable
+class ProgramTask(Task, Protocol):
+    """A task whose gold answers are what programs print, so that executing them must give the same."""
+
+    def program(self, problem: Problem) -> str:
+        """A whole program that prints the gold answer."""
+        ...
+
+
+def executes_programs(task: Task) -> bool:
+    """Whether the task's gold answers, or its grading, need the sandbox."""
+    return task.grader == "program" or isinstance(task, ProgramTask)
+
+
 def build_task(component: Component) -> Task:
     """The task that a recipe names. Raises `RecipeError`."""
     return cast("Task", build("task", component, TASKS))
@@ -125,7 +150,9 @@ def build_task(component: Component) -> Task:
 def worked(task: Task) -> WorkedTask:
     """The same task, with its gold scratchpads. Raises `RecipeError` if it has none."""
     if not isinstance(task, WorkedTask):
-        raise RecipeError(f"task {type(task).__name__} has no gold scratchpads: use 'target: answer', or another task")
+        raise RecipeError(
+            f"task {type(task).__name__} has no gold scratchpads to teach: take another task, or do without them"
+        )
     return task
 
 

@@ -157,6 +157,7 @@ class Addition:
 
     def distinct(self, split: str, cell: str, count: int) -> list[Problem]:
         """Problems with different unordered pairs; for one digit, all 100 ordered ones."""
+        check_split(split)
         length = self._length(cell)
         if length == 1:
             return [self._problem(a, b, split) for a in range(10) for b in range(10)]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from latentpad.models.tokenizer import encode_strictly
 from latentpad.types import Episode, FinishReason, Group, Prompt
-from reward import grade
+from reward import extract_answer, grade_many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from latentpad.formats import Format
     from latentpad.models.policy import Policy
@@ -30,20 +30,20 @@ def response_text(policy: Policy, rollout: Rollout) -> str:
     return text
 
 
-def grade_rollouts(policy: Policy, task: Task, rollouts: Iterable[Rollout]) -> list[Episode]:
+def grade_rollouts(policy: Policy, task: Task, rollouts: Sequence[Rollout]) -> list[Episode]:
     """Each rollout with what its answer earns. The grader sees the answer and the gold answer, nothing else."""
-    episodes = []
-    for rollout in rollouts:
-        response = response_text(policy, rollout)
-        reward = grade(
-            task.grader,
-            response,
-            rollout.prompt.problem.answer,
-            truncated=rollout.finish_reason is FinishReason.LENGTH,
-            **task.grader_options,
-        )
-        episodes.append(Episode(rollout, response, reward))
-    return episodes
+    responses = [response_text(policy, rollout) for rollout in rollouts]
+    items = [
+        (response, rollout.prompt.problem.answer, rollout.finish_reason is FinishReason.LENGTH)
+        for response, rollout in zip(responses, rollouts, strict=True)
+    ]
+    rewards = grade_many(task.grader, items, **task.grader_options)
+    return [Episode(*parts) for parts in zip(rollouts, responses, rewards, strict=True)]
+
+
+def shown_answer(task: Task, response: str) -> str | None:
+    """The answer that the grader was shown, None if there was none: cut out by the task's own rule."""
+    return extract_answer(response, rule=task.grader_options.get("extraction", "tags"))
 
 
 def into_groups(episodes: Sequence[Episode], size: int) -> list[Group]:

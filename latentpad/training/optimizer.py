@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latentpad.recipe.errors import Diverged
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -55,11 +57,14 @@ class Optimizer:
         """Clip the gradients, take step number `step` (from 0), clear them; returns gradient norm and learning rate.
 
         Raises:
-            FloatingPointError: the gradient is not finite; no weight was changed.
+            Diverged: the gradient is not finite; no weight was changed.
         """
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._training.max_grad_norm))
         if not math.isfinite(norm):
-            raise FloatingPointError(f"gradient norm is {norm} at step {step + 1}; no weight was changed by this step")
+            raise Diverged(
+                f"gradient norm is {norm} at step {step + 1}; no weight was changed by this step; a lower "
+                "training.learning_rate or training.max_grad_norm may help"
+            )
         scale = learning_rate_scale(self._training, step)
         for optimizer, rate in self._parts:
             for group in optimizer.param_groups:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from latentpad.algorithms import token_weights
 from latentpad.progress import stage
+from latentpad.recipe.errors import MachineError
 from latentpad.rollout import Request, Sampling
 from latentpad.seeding import name_of, rng_of, seed_of
 from latentpad.training.collate import micro_batches
@@ -107,17 +108,25 @@ def step_metrics(groups: Sequence[Group], signal: Sequence[Sequence[float]]) -> 
     }
 
 
-def graded_groups(groups: Sequence[Group]) -> list[Group]:
-    """The groups whose every reward is a verdict: where a grader broke, the 0 in its place must not be learned from.
+def graded_groups(groups: Sequence[Group], step: int) -> tuple[list[Group], float]:
+    """The groups whose every reward is a verdict, and the share of rewards that are none.
+
+    Where a grader broke, the 0 in its place must not be learned from.
 
     Raises:
-        RuntimeError: more than `MAX_GRADER_FAILURES` of the step's rewards are none.
+        MachineError: more than `MAX_GRADER_FAILURES` of the step's rewards are none, or no group is left.
     """
-    rewards = [episode.reward for group in groups for episode in group.episodes]
-    failed = [reward for reward in rewards if reward.outcome is Outcome.GRADER_FAILED]
-    if len(failed) > MAX_GRADER_FAILURES * len(rewards):
-        raise RuntimeError(f"the grader failed on {len(failed)} of {len(rewards)} rollouts, first: {failed[0].detail}")
-    return [g for g in groups if all(e.reward.outcome is not Outcome.GRADER_FAILED for e in g.episodes)]
+    episodes = [episode for group in groups for episode in group.episodes]
+    failed = [episode for episode in episodes if episode.reward.outcome is Outcome.GRADER_FAILED]
+    kept = [g for g in groups if all(e.reward.outcome is not Outcome.GRADER_FAILED for e in g.episodes)]
+    rate = len(failed) / len(episodes)
+    if rate > MAX_GRADER_FAILURES or not kept:
+        raise MachineError(
+            f"step {step + 1}: the grader failed on {len(failed)} of {len(episodes)} rollouts ({rate:.1%}, allowed "
+            f"{MAX_GRADER_FAILURES:.0%}), first at problem {failed[0].rollout.prompt.problem.id}: "
+            f"{failed[0].reward.detail}"
+        )
+    return kept, rate
 
 
 def train_rl(
@@ -133,6 +142,8 @@ def train_rl(
 
     Raises:
         Stopped: the user asked to stop; a checkpoint was left.
+        MachineError: the grader failed too often.
+        Diverged: the gradient is not finite.
     """
     training = recipe.training
     forbidden = policy.scratchpad_ids if recipe.scratchpad == "empty" else ()
@@ -146,11 +157,12 @@ def train_rl(
             engine.sync(state.step, policy.trainable_hash())
             problems = step_problems(task, recipe, state.step)
             rollouts = engine.generate(step_requests(policy, text_format, problems, recipe, state.step), sampling)
-            groups = graded_groups(into_groups(grade_rollouts(policy, task, rollouts), recipe.rl_section.group_size))
+            episodes = grade_rollouts(policy, task, rollouts)
+            groups, failed = graded_groups(into_groups(episodes, recipe.rl_section.group_size), state.step)
             sampled = time.monotonic()
             signal = training_signal(groups, recipe, state.step)
             batches, trained = learning_batches(groups, signal, algorithm, recipe)
-            values = step_metrics(groups, signal) | learner.step(batches, state.step)
+            values = step_metrics(groups, signal) | {"grader_failed": failed} | learner.step(batches, state.step)
             state.counters.samples += len(rollouts)
             state.counters.tokens_generated += sum(len(rollout.token_ids) for rollout in rollouts)
             state.counters.tokens_trained += trained

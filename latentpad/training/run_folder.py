@@ -74,8 +74,8 @@ def git_commit() -> str | None:
         return None
 
 
-def environment() -> dict[str, Any]:
-    """Versions and hardware, for `environment.json` and the report."""
+def environment(sandbox: str) -> dict[str, Any]:
+    """Versions, hardware and what contains programs, for `environment.json` and the report."""
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
@@ -87,7 +87,7 @@ def environment() -> dict[str, Any]:
         "memory_gb": round(memory / 2**30),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "sandbox": "none: no program is executed by this task's reward",
+        "sandbox": sandbox,
         "git_commit": git_commit(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -137,8 +137,8 @@ class RunFolder:
         resume: step and path of the checkpoint to go on from, or None.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, key: str) -> None:
-        """Open the folder.
+    def __init__(self, path: Path, recipe: Recipe, key: str, *, sandbox: str = "") -> None:
+        """Open the folder; `sandbox` says what contains the programs of this run.
 
         Raises:
             RecipeError: it holds a run of another recipe, or a torn checkpoint.
@@ -156,7 +156,7 @@ class RunFolder:
         clear_leftovers(self.checkpoints)
         write_text(marker, key + "\n")
         write_text(path / "recipe.yaml", dump(recipe))
-        write_json(path / "environment.json", environment())
+        write_json(path / "environment.json", environment(sandbox))
         self._cut_metrics(0 if self.resume is None else self.resume[0])
         self._writer: Any = None
 

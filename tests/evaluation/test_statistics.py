@@ -11,6 +11,7 @@ from latentpad.evaluation.evaluate import Cell, record, summarise, wilson
 from latentpad.experiments.compare import Paired, compare_paired
 from latentpad.types import Episode, FinishReason, Problem, Prompt, Rollout
 from reward import Outcome, Reward
+from tests import tiny
 
 
 def verdicts(n: int, gained: int, lost: int, both: int = 0) -> tuple[dict[str, bool], dict[str, bool]]:
@@ -159,7 +160,7 @@ def test_a_cell_counts_every_kind_of_outcome() -> None:
 
 
 def test_a_record_holds_what_was_asked_written_read_and_true() -> None:
-    assert record(episode(Outcome.WRONG, "<scratch>a</scratch> 8", 6), "digits=1", "greedy") == {
+    assert record(tiny.task(), episode(Outcome.WRONG, "<scratch>a</scratch> 8", 6), "digits=1", "greedy") == {
         "problem": "addition/test/2+5",
         "task": "addition",
         "split": "test",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reward
-from reward import GoldAnswerError, Outcome, Reward, grade
-from reward.grade import GRADERS
+from reward import (
+    GRADERS,
+    GoldAnswerError,
+    Outcome,
+    Reward,
+    check_gold,
+    grade,
+    grade_many,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,10 +78,82 @@ def test_a_grader_is_not_called_without_an_answer(response: str, calls: Calls) -
     assert calls == []
 
 
+SIGNATURES = {
+    "integer": "answer gold spaced_digits thousands prefix",
+    "number": "answer gold percent thousands exponent tolerance relative_tolerance",
+    "text": "answer gold ignore_case collapse_spaces",
+    "expression": "answer gold use",
+    "math": "answer gold deadline_seconds",
+    "program_output": "answer gold mode abs_tol rel_tol",
+    "program": "answer gold fences mode abs_tol rel_tol cpu_seconds memory_mb",
+}
+
+
 def test_no_grader_can_take_a_scratchpad() -> None:
-    assert list(inspect.signature(grade).parameters) == ["grader", "response", "answer", "truncated", "options"]
-    assert list(inspect.signature(reward.integer.grade_integer).parameters) == ["answer", "gold", "spaced_digits"]
-    assert list(GRADERS) == ["integer"], "a new grader: add its signature here"
+    door = ["grader", "response", "answer", "truncated", "extraction", "options"]
+    assert list(inspect.signature(grade).parameters) == door
+    assert list(inspect.signature(grade_many).parameters) == ["grader", "items", "extraction", "options"]
+    found = {}
+    for name, path in GRADERS.items():
+        module, _, function = path.partition(":")
+        found[name] = " ".join(inspect.signature(getattr(import_module(module), function)).parameters)
+    assert found == SIGNATURES, "a new grader: add its signature here"
+
+
+@pytest.mark.parametrize("name", GRADERS)
+def test_everything_but_answer_and_gold_is_an_option_with_a_default(name: str) -> None:
+    path, _, function = GRADERS[name].partition(":")
+    module = import_module(path)
+    answer, gold, *rest = inspect.signature(getattr(module, function)).parameters.values()
+    assert [answer.name, gold.name] == ["answer", "gold"]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in rest)
+    for hook in ("check_gold", "check_options"):
+        if hasattr(module, hook):
+            options = [p.name for p in inspect.signature(getattr(module, hook)).parameters.values() if p.name != "gold"]
+            assert options == [p.name for p in rest]
+
+
+GOLDS = {
+    "integer": "86",
+    "number": "86.5",
+    "text": "Paris",
+    "expression": '{"target": 3, "numbers": [1, 2]}',
+    "math": "86",
+    "program_output": "86",
+    "program": '{"tests": [{"stdin": "", "stdout": "86"}]}',
+}
+
+
+@given(
+    scratchpad=SCRATCHPADS, answer=st.sampled_from([*ANSWERS, "86.5", "Paris", "1+2"]), name=st.sampled_from([*GOLDS])
+)
+def test_no_scratchpad_changes_the_reward_of_any_grader(scratchpad: str, answer: str, name: str) -> None:
+    if name == "program":  # the same path, and a process each
+        return
+    bare = grade(name, f"<scratch></scratch>{answer}", GOLDS[name])
+    assert grade(name, f"<scratch>{scratchpad}</scratch>{answer}", GOLDS[name]) == bare
+    assert bare.outcome is not Outcome.GRADER_FAILED
+    assert bare.value == (bare.outcome is Outcome.CORRECT)
+
+
+def refusal_of(name: str, gold: str) -> str | None:
+    try:
+        check_gold(name, gold)
+    except GoldAnswerError as error:
+        return str(error)
+    return None
+
+
+@given(answer=st.text(max_size=30), gold=st.text(max_size=30), name=st.sampled_from(["integer", "number", "text"]))
+def test_a_gold_answer_that_is_accepted_is_correct_against_itself(answer: str, gold: str, name: str) -> None:
+    if (refusal := refusal_of(name, gold)) is not None:
+        assert refusal.startswith("gold answer ")
+        assert "\n" not in refusal
+        assert len(refusal) < 1000
+        return
+    module, _, function = GRADERS[name].partition(":")
+    assert getattr(import_module(module), function)(gold, gold).outcome is Outcome.CORRECT
+    assert isinstance(grade(name, answer, gold), Reward)
 
 
 @pytest.mark.parametrize("response", ["<scratch>a</scratch>86", "86", ""])
@@ -96,7 +177,9 @@ def test_only_a_correct_answer_is_paid(outcome: Outcome, value: float) -> None:
 
 
 def test_an_unknown_grader_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(ValueError, match=r"^unknown grader 'interger'; known: integer, or a path"):
+    with pytest.raises(
+        ValueError, match=r"^unknown grader 'interger'; known: integer, number, text, .*, program, or a path"
+    ):
         grade("interger", "86", "86")
 
 
@@ -106,7 +189,8 @@ def test_an_unreadable_gold_answer_is_an_error_of_the_data() -> None:
 
 
 def test_reward_imports_the_standard_library_and_itself_only() -> None:
-    files = sorted(Path(reward.__file__).parent.rglob("*.py"))
+    folder = Path(reward.__file__).parent
+    files = sorted(file for file in folder.rglob("*.py") if file != folder / "maths_worker.py")
     imported = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -115,6 +199,12 @@ def test_reward_imports_the_standard_library_and_itself_only() -> None:
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 0
                 imported.add((node.module or "").partition(".")[0])
-    assert len(files) >= 5
+    assert len(files) >= 15
     assert {"re", "reward"} <= imported
     assert imported - sys.stdlib_module_names == {"reward"}
+
+
+def test_only_a_worker_process_imports_what_maths_needs() -> None:
+    code = "import sys, reward.maths; print({'math_verify', 'sympy', 'reward.maths_worker'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "set()"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 
 from latentpad.formats import FORMATS
-from latentpad.training.episodes import grade_rollouts, into_groups, make_prompt, response_text
+from latentpad.training.episodes import grade_rollouts, into_groups, make_prompt, response_text, shown_answer
 from reward import Outcome
 from tests import tiny
 
 if TYPE_CHECKING:
+    from latentpad.tasks import Task
     from latentpad.types import Rollout
 
 
@@ -67,3 +68,20 @@ def test_groups_are_the_consecutive_episodes_of_a_prompt() -> None:
     episodes = grade_rollouts(tiny.policy(), tiny.task(), [answered("3"), answered("4"), answered("5"), answered("6")])
     groups = into_groups(episodes, 2)
     assert [[e.response for e in group.episodes] for group in groups] == [["3", "4"], ["5", "6"]]
+
+
+def test_the_tasks_own_extraction_rule_cuts_the_answer_and_the_one_that_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Tagged:
+        grader = "integer"
+        grader_options: ClassVar[dict[str, Any]] = {"extraction": "answer"}
+
+    responses = ["so <answer>3</answer>", "3", "<scratch><answer>3</answer></scratch><answer>4</answer>"]
+    written = iter(responses)  # the tiny tokenizer has no letters
+    monkeypatch.setattr("latentpad.training.episodes.response_text", lambda *_: next(written))
+    task = cast("Task", Tagged())
+    episodes = grade_rollouts(tiny.policy(), task, [answered("3") for _ in responses])
+    assert [e.reward.outcome for e in episodes] == [Outcome.CORRECT, Outcome.UNPARSEABLE, Outcome.WRONG]
+    assert [shown_answer(task, response) for response in responses] == ["3", None, "4"]
+    assert shown_answer(tiny.task(), "<scratch>a</scratch> 8") == "8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 
 from latentpad.algorithms.grpo import GRPO
 from latentpad.models.policy import Policy
+from latentpad.recipe.errors import MachineError
 from latentpad.recipe.load import content_key
 from latentpad.rollout.local import LocalEngine
 from latentpad.tasks.addition import Addition
@@ -237,13 +239,35 @@ def _group_with(outcomes: list[Outcome]) -> Group:
 def test_a_group_in_which_the_grader_broke_is_not_learned_from() -> None:
     good = _group_with([Outcome.CORRECT, Outcome.WRONG] * 50)
     broken = _group_with([Outcome.CORRECT, Outcome.GRADER_FAILED])
-    assert graded_groups([good, broken]) == [good]
+    assert graded_groups([good, broken], 0) == ([good], 1 / 102)
 
 
 def test_a_step_whose_grader_breaks_too_often_is_refused() -> None:
     broken = _group_with([Outcome.CORRECT, Outcome.GRADER_FAILED])
-    with pytest.raises(RuntimeError, match="the grader failed on 1 of 2 rollouts, first: boom"):
-        graded_groups([broken])
+    line = r"^step 7: the grader failed on 1 of 2 rollouts \(50.0%, allowed 1%\), first at problem 1\+2: boom$"
+    with pytest.raises(MachineError, match=line):
+        graded_groups([broken], 6)
+
+
+def test_a_step_of_which_no_group_is_left_is_refused_at_any_rate() -> None:
+    with pytest.raises(MachineError, match="failed on 1 of 200 rollouts"):
+        graded_groups([_group_with([Outcome.CORRECT] * 199 + [Outcome.GRADER_FAILED])], 0)
+
+
+def test_the_share_of_broken_verdicts_is_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rl, "MAX_GRADER_FAILURES", 0.5)
+    calls = iter(range(1000))
+
+    def breaks_at_first(*_args: Any, **_options: Any) -> Reward:
+        if next(calls) == 0:
+            raise OSError("boom")
+        return Reward.of(Outcome.WRONG)
+
+    monkeypatch.setattr("reward.integer.grade_integer", breaks_at_first)
+    policy = tiny.policy()
+    train(short(), tmp_path, policy, ScriptedEngine(policy, ["3"]))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["grader_failed"] for line in lines] == [1 / 16, 0.0, 0.0]
 
 
 def test_a_cell_named_more_often_comes_up_more_often() -> None:
