@@ -100,8 +100,8 @@ def test_help_check_and_refusals_load_nothing_heavy(written: Written, recipe_dat
     lines += [["train", good, "--out", good], ["ablate", plan, "--out", good]]
     results = in_a_new_process(lines)
     assert len(results) == len(lines) == 22
-    assert [code for code, _ in results] == [0] * 9 + [2] * 12
-    assert [heavy for _, heavy in results] == [[]] * 21
+    assert [code for code, _ in results] == [0] * 10 + [2] * 12
+    assert [heavy for _, heavy in results] == [[]] * 22
 
 
 def test_check_says_what_is_good(written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str]) -> None:

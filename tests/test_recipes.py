@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
-EXPECTED = {"demo.yaml", "addition_nye_exact.yaml", "addition_dr_grpo.yaml"}
-SMALL_MODEL = "{hidden_size: 16, layers: 1, heads: 2, intermediate_size: 32, max_positions: 256}"
+EXPECTED = {
+    "demo.yaml",
+    "addition_nye_exact.yaml",
+    "addition_dr_grpo.yaml",
+    "polynomial.yaml",
+    "python_programs.yaml",
+}
+SMALL_MODEL = "{hidden_size: 16, layers: 1, heads: 2, intermediate_size: 32, max_positions: 512}"
 SMALL_TRAINING = {"steps": 2, "warmup_steps": 1, "checkpoint_every": 1}
 
 
@@ -70,6 +76,7 @@ def test_the_demo_ends_with_every_arm_and_a_report(demo: Path, capsys: pytest.Ca
     assert [arm["arm"] for arm in summary["arms"]] == arms
     assert all(len(arm["cells"]) == 2 * 6 for arm in summary["arms"])  # two decodings, one to six digits
     assert (demo / "report" / "index.html").is_file()
+    assert "| no-scratchpad | " in (demo / "results.md").read_text()
 
 
 def test_the_reports_numbers_are_those_of_the_summary(demo: Path) -> None:
@@ -134,7 +141,7 @@ def test_the_recipe_runs(path: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["check", str(path), *overrides]) == 0
     assert main([verb, str(path), "--out", str(out), *overrides]) == 0
     runs = [p.parent for p in out.rglob("done.json")]
-    assert len(runs) == (1 if verb == "train" else 3)
+    assert len(runs) == (1 if verb == "train" else len(read_yaml(path)["arms"]))
     assert all(newest_checkpoint(run / "checkpoints")[0] == 2 for run in runs)  # type: ignore[index]
 
 
@@ -149,3 +156,16 @@ def test_eval_measures_a_run_again(demo: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["eval", str(run), "evaluation.problems=5"]) == 0
     cells = json.loads((run / "eval" / "2.json").read_text())["cells"]
     assert {cell["n"] for cell in cells} == {5, 100}
+    assert {cell["split"] for cell in cells} == {"test"}
+
+
+def test_settings_can_be_chosen_on_problems_that_are_not_the_test(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(demo / "direct" / "seed-0", run)
+    test = {json.loads(line)["problem"] for line in (run / "eval" / "2.jsonl").read_text().splitlines()}
+    assert main(["eval", str(run), "evaluation.split=validation", "task.digits=[2,3]"]) == 0
+    records = [json.loads(line) for line in (run / "eval" / "2.jsonl").read_text().splitlines()]
+    assert {record["split"] for record in records} == {"validation"}
+    assert not {record["problem"].split("/")[-1] for record in records} & {problem.split("/")[-1] for problem in test}

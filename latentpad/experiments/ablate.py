@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from latentpad.experiments.compare import compare_paired
+from latentpad.experiments.markdown import results_markdown
 from latentpad.experiments.run import DONE, is_done, run_recipe
 from latentpad.preflight import check_plan, check_recipe, containment, refuse_missing_packages
 from latentpad.recipe.errors import RecipeError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from latentpad.recipe.load import Arm, Plan
     from latentpad.recipe.schema import Recipe
 
-SUMMARY = "summary.json"
+SUMMARY, RESULTS = "summary.json", "results.md"
 
 
 def run_folder(out: Path, arm: str, seed: int) -> Path:
@@ -55,7 +56,7 @@ def _set_aside(folder: Path, key: str) -> None:
 
 
 def ablate(plan: Plan, out: Path, *, command: str, say: Callable[[str], None]) -> Path:
-    """Run every arm for every seed into `out`, and write `summary.json` there.
+    """Run every arm for every seed into `out`, and write `summary.json` and `results.md` there.
 
     Args:
         plan: the experiment.
@@ -87,8 +88,9 @@ def ablate(plan: Plan, out: Path, *, command: str, say: Callable[[str], None]) -
         run_recipe(recipe, folder, parent_key="" if arm.start_from is None else keys[arm.start_from, seed])
     summary = summarise(plan, out, command=command)
     out.mkdir(parents=True, exist_ok=True)
-    from latentpad.training.run_folder import write_json
+    from latentpad.training.run_folder import write_json, write_text
 
+    write_text(out / RESULTS, results_markdown(summary))
     write_json(out / SUMMARY, summary)
     return out / SUMMARY
 

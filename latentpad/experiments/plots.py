@@ -148,7 +148,7 @@ def axis_and_ticks(labels: Sequence[str]) -> tuple[str, list[str]]:
 def accuracy_figure(
     arms: Sequence[ArmLines], ticks: Sequence[str], beyond: Sequence[bool], *, x_label: str, narrow: bool, salt: str
 ) -> str:
-    """Accuracy (y, shares) by cell (x = 0, 1, ...) of each arm; the cells `beyond` the training lengths are shaded.
+    """Accuracy (y, shares) by cell (x = 0, 1, ...) of each arm; the cells `beyond` training are shaded.
 
     One seed is drawn with its intervals. Of several, each is drawn faintly, and their mean boldly.
     """
@@ -241,7 +241,7 @@ def _shade(axes: Any, beyond: Sequence[bool], *, narrow: bool) -> None:
         if is_beyond:
             axes.axvspan(index - 0.5, index + 0.5, color=_SHADE, linewidth=0, zorder=0)
     if any(beyond):
-        text = "beyond training" if narrow else "beyond training lengths"
+        text = "beyond training"
         right = max(i for i, is_beyond in enumerate(beyond) if is_beyond) + 0.5
         axes.annotate(text, (right, 1), (-6, 10), ("data", "axes fraction"), "offset points", ha="right", color=_MUTED)
 

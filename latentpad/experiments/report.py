@@ -85,9 +85,9 @@ def pick_responses(page: Page, arm: Arm) -> list[Place]:
     beyond = [c for c in page.columns if c.trained is False]
     picked = []
     for kind, column, most in (
-        ("longest training length", page.longest, 2),
-        ("a shorter one", shorter[len(shorter) // 2] if shorter else None, 1),
-        ("beyond the training lengths", beyond[0] if beyond else None, 1),
+        ("the hardest that is trained on", page.longest, 2),
+        ("an easier one", shorter[len(shorter) // 2] if shorter else None, 1),
+        ("beyond training", beyond[0] if beyond else None, 1),
     ):
         key = column.key if column else None
         there = [r for r in records if cell_key(r) == key and r.get("decoding") == page.decodings[0]]

@@ -48,7 +48,7 @@ def experiment_table(summary: dict[str, Any]) -> str:
     cells = list(dict.fromkeys(c["cell"] for arm in summary["arms"] for c in arm["cells"]))
     beyond = [cell for cell in cells if cell not in summary["train_cells"]]
     caption = (
-        f"Greedy accuracy on held-out problems. {', '.join(beyond)}: beyond the training lengths." if beyond else None
+        f"Greedy accuracy on held-out problems. {', '.join(beyond)}: beyond what is trained on." if beyond else None
     )
     table = Table(
         title=f"{summary['experiment']}, seeds {', '.join(map(str, summary['arms'][0]['seeds']))}", caption=caption

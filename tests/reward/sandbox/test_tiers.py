@@ -13,6 +13,7 @@ import pytest
 from reward.sandbox import Limits, Sandbox, SandboxUnavailable, Settings, Status, Tier
 from reward.sandbox.selftest import HOSTILE, selftest
 from reward.sandbox.types import UNSAFE, ExecutionResult
+from tests.reward.sandbox.ordinary import USER, public_interpreter
 
 HERE = Path(__file__).resolve().parent
 
@@ -37,22 +38,6 @@ def report(*, refused: str = "", user: int | None = None) -> list[list[str]]:
     assert done.returncode == 0, done.stderr
     found: list[list[str]] = json.loads(done.stdout)
     return found
-
-
-def public_interpreter() -> str:
-    """An interpreter that any user can start; the one that runs the tests may lie in a private folder."""
-    for candidate in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
-        ask = [
-            candidate,
-            "-c",
-            f"import sys; assert sys.version_info >= (3, 11); open({str(HERE / 'restricted.py')!r})",
-        ]
-        try:
-            if subprocess.run(ask, user=12345, group=12345, extra_groups=[], check=False, stderr=-3).returncode == 0:
-                return candidate
-        except OSError:
-            continue
-    pytest.skip("an ordinary user can start no Python 3.11 here, or cannot read the tests")
 
 
 def test_the_best_tier_holds(sandbox: Sandbox) -> None:
@@ -100,7 +85,7 @@ def test_no_seccomp_no_sandbox() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change users")
 def test_an_ordinary_user_is_as_safe() -> None:
-    full, closed = report(user=12345)
+    full, closed = report(user=USER)
     assert full[:3] == ["full", "", "ok"]
     assert closed[:3] == ["closed", "", "ok"]
 
@@ -114,7 +99,7 @@ def test_an_old_container_gets_the_closed_tier() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change users")
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the outer filter is for x86-64")
 def test_a_user_without_namespaces_goes_without_threads() -> None:
-    full, closed = report(refused="unshare,personality", user=12345)
+    full, closed = report(refused="unshare,personality", user=USER)
     assert full[:4] == ["full", "", "ok", ""]
     assert closed[:4] == ["closed", "", "ok", ""]
     assert "threads: not allowed: the kernel cannot count them here" in full[4]

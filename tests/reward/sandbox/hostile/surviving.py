@@ -5,7 +5,7 @@ from __future__ import annotations
 from reward.sandbox import Limits
 from tests.reward.sandbox.hostile.case import ASLEEP, CRASHED, STOPPED, Hostile
 
-_LONG = "import time; time.sleep(3)"
+_LONG = "import time; time.sleep(60)"
 
 PROGRAMS = [
     Hostile(
