@@ -28,6 +28,7 @@ _NUMBER = re.compile(r"(?P<integer>0|[1-9][0-9]*)|(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-
 _ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{1,3}|.)", re.DOTALL)
 _NOT_SOURCE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _SINGLE = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "\\": "\\", "'": "'", '"': '"'}
+_NOT_FINITE = ("inf", "nan", "infj", "nanj")
 _NAMED = {"None": None, "True": True, "False": False}
 
 
@@ -102,7 +103,7 @@ class _Parser:
         if depth > MAX_DEPTH:
             raise NotLiteral(f"more than {MAX_DEPTH} deep")
         kind, text = self.take()
-        if kind in ("number", "-") or (kind == "name" and text in ("inf", "nan")):
+        if kind in ("number", "-") or (kind == "name" and text in _NOT_FINITE):
             return self._number(kind, text)
         if kind == "string":
             return _string(text)
@@ -194,8 +195,8 @@ class _Parser:
 
 
 def _number(text: str) -> int | float | complex:
-    if text in ("inf", "nan"):
-        return float(text)
+    if text in _NOT_FINITE:
+        return float(text) if text[-1] != "j" else complex(0.0, float(text[:-1]))
     imaginary = text.endswith("j")
     match = _NUMBER.fullmatch(text[:-1] if imaginary else text)
     if match is None or len(text) > MAX_DIGITS:

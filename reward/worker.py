@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 1 << 22
 LOAD_SECONDS = 120.0
-WALL_FACTOR = 10.0
+WALL_FACTOR = 30.0
 MEMORY_BYTES = 2 << 30
 CALLS_PER_WORKER = 5000  # libraries' caches grow
 MAX_WORKERS = max(1, min(8, (os.cpu_count() or 2) - 1))

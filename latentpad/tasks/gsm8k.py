@@ -12,7 +12,7 @@ from typing import Any, Literal
 from latentpad.recipe.errors import RecipeError
 from latentpad.seeding import rng_of
 from latentpad.tasks import Corruption, ScratchpadError
-from latentpad.tasks.calculations import MARK, NUMBERS, number_in, read_lines, value_of
+from latentpad.tasks.gsm8k_calculations import MARK, NUMBERS, number_in, read_lines, value_of
 from latentpad.tasks.rows import MARKS, Record, Row, Rows, read_records
 from latentpad.types import Problem
 

@@ -14,8 +14,11 @@ from typing import Any, Literal
 from latentpad.recipe.errors import RecipeError
 from latentpad.seeding import rng_of
 from latentpad.tasks import SPLITS, Corruption
-from latentpad.tasks.couplets import check_couplets, spell_step, spell_trace
-from latentpad.tasks.execution import (
+from latentpad.tasks.mbpp_rows import MbppRow, call_and_value, read_mbpp
+from latentpad.tasks.rows import Row, Rows, canonical_text
+from latentpad.tasks.tracing.cache import default_folder, traces_of
+from latentpad.tasks.tracing.couplets import check_couplets, spell_step, spell_trace
+from latentpad.tasks.tracing.execution import (
     MAX_CHARACTERS,
     OK,
     Program,
@@ -25,9 +28,6 @@ from latentpad.tasks.execution import (
     step_through,
     trace_changed,
 )
-from latentpad.tasks.mbpp_rows import MbppRow, call_and_value, read_mbpp
-from latentpad.tasks.rows import Row, Rows, canonical_text
-from latentpad.tasks.trace_cache import default_folder, traces_of
 from latentpad.types import Problem
 from reward import Outcome, grade
 

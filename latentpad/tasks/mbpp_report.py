@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from latentpad.progress import stage
 from latentpad.recipe.errors import MachineError, RecipeError
 from latentpad.tasks import SPLITS
-from latentpad.tasks.couplets import spell_trace
-from latentpad.tasks.execution import OK
 from latentpad.tasks.mbpp import Mbpp
 from latentpad.tasks.mbpp_program import gold_of
 from latentpad.tasks.mbpp_rows import MbppRow, read_mbpp
+from latentpad.tasks.tracing.couplets import spell_trace
+from latentpad.tasks.tracing.execution import OK
 from reward import GoldAnswerError, Outcome, grade_many
 
 if TYPE_CHECKING:

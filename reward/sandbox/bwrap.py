@@ -48,6 +48,7 @@ for name in [name for name in sys.modules if name.startswith("reward")]:
 ready = lockdown.confine_alone(bundle["limits"], threads=bundle["threads"])
 program.pin_environment()
 program.look_like_a_script()
+program.fresh_streams()
 program.fresh_interpreter()
 box, main = [bundle["call"].encode(), bundle["source"].encode()], program.fresh_main()
 del bundle, json, name, file

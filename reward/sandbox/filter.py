@@ -42,7 +42,7 @@ _ANY = """
     read write close fstat poll lseek munmap brk mprotect mremap rt_sigaction rt_sigprocmask rt_sigreturn pread64
     readv writev select sched_yield dup dup2 dup3 pause nanosleep getitimer alarm setitimer getpid exit uname getcwd
     gettimeofday getrusage sysinfo times getuid getgid geteuid getegid getppid getpgrp rt_sigpending rt_sigtimedwait
-    rt_sigsuspend sigaltstack gettid time sched_getaffinity restart_syscall exit_group pselect6 ppoll
+    rt_sigsuspend sigaltstack gettid time restart_syscall exit_group pselect6 ppoll
     set_robust_list getcpu getrandom rseq
 """
 # glibc asks for these first and falls back on a call that can be checked.
@@ -71,6 +71,8 @@ def rules(arch: Architecture, *, files: bool, threads: bool) -> Rules:
         "fcntl": (Check(2, (0, 1, 2, 3, 4, 1030)),),
         # TCGETS, TIOCGWINSZ, FIONCLEX, FIOCLEX; TIOCSTI would type into a terminal.
         "ioctl": (Check(2, (0x5401, 0x5413, 0x5450, 0x5451)),),
+        # Of others it would tell whether they exist.
+        "sched_getaffinity": (Check(0, (0, OWN_PID)),),
         "kill": (Check(0, (OWN_PID,)),),
         "tgkill": (Check(0, (OWN_PID,)),),
         # Its own limits, of which the hard ones cannot be raised.
@@ -101,19 +103,26 @@ def assemble(arch: Architecture, allowed: Rules, *, absent: tuple[str, ...] = _P
         _INSTRUCTION.pack(_ABOVE_OR_EQUAL, 0, 1, _X32),
         _INSTRUCTION.pack(_RETURN, 0, 0, KILL),
     ]
+    answers = {arch.numbers[name]: [_INSTRUCTION.pack(_RETURN, 0, 0, _ERRNO | ENOSYS)] for name in absent}
     for name, checks in allowed.items():
-        block = [step for check in checks for step in _check(check)]
-        block.append(_INSTRUCTION.pack(_RETURN, 0, 0, ALLOW))
-        out += [_INSTRUCTION.pack(_EQUAL, 0, len(block), arch.numbers[name]), *block]
-    for name in absent:
-        out += [
-            _INSTRUCTION.pack(_EQUAL, 0, 1, arch.numbers[name]),
-            _INSTRUCTION.pack(_RETURN, 0, 0, _ERRNO | ENOSYS),
-        ]
-    out.append(_INSTRUCTION.pack(_RETURN, 0, 0, _ERRNO | EPERM))
+        steps = [step for check in checks for step in _check(check)]
+        answers[arch.numbers[name]] = [*steps, _INSTRUCTION.pack(_RETURN, 0, 0, ALLOW)]
+    out += _search(sorted(answers.items()))
     if len(out) > 4096:
         raise ValueError(f"filter of {len(out)} instructions; the kernel takes 4096")
     return bytearray(b"".join(out))
+
+
+def _search(answers: list[tuple[int, list[bytes]]]) -> list[bytes]:
+    """A binary search by number: with each new filter the kernel works out its answer to every number there is."""
+    if len(answers) > 2:
+        middle = len(answers) // 2
+        below, above = _search(answers[:middle]), _search(answers[middle:])
+        return [_INSTRUCTION.pack(_ABOVE_OR_EQUAL, len(below), 0, answers[middle][0]), *below, *above]
+    found = []
+    for number, steps in answers:
+        found += [_INSTRUCTION.pack(_EQUAL, 0, len(steps), number), *steps]
+    return [*found, _INSTRUCTION.pack(_RETURN, 0, 0, _ERRNO | EPERM)]
 
 
 def _check(check: Check) -> list[bytes]:

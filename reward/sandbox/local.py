@@ -122,14 +122,15 @@ class LocalBackend:
     def run(self, source: bytes, stdin: bytes, call: bytes, limits: Limits) -> ExecutionResult:
         """Run one program in the next free slot.
 
-        What may be the sandbox's own failure is tried again, once, in a fresh zygote. A zygote that dies twice was
-        killed by its program.
+        What may be the sandbox's own failure is tried again, once, and after an error of its own in a fresh zygote. A
+        zygote that dies twice was killed by its program.
         """
         slot = self._free.get()
         try:
             result = self._attempt(slot, source, stdin, call, limits)
             if self._doubtful(result) and not self._closed:
-                slot.close()
+                if result.status is Status.SANDBOX_ERROR:
+                    slot.close()
                 result = self._attempt(slot, source, stdin, call, limits)
         finally:
             self._free.put(slot)

@@ -249,7 +249,7 @@ def install_filter(lockdown: Lockdown) -> None:
     program = bytearray(lockdown.program)
     for at in lockdown.pids:
         struct.pack_into("=I", program, at, os.getpid())
-    buffer = ctypes.create_string_buffer(bytes(program), len(program))
+    buffer = (ctypes.c_char * len(program)).from_buffer(program)
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
     _call(
         _libc.syscall,

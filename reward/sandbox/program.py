@@ -39,11 +39,15 @@ def look_like_a_script() -> None:
     sys.executable = ""
 
 
-def fresh_interpreter() -> None:
-    """Standard streams, random numbers and garbage collection as in an interpreter that has just started."""
+def fresh_streams() -> None:
+    """Standard streams as in an interpreter that has just started. They look at what is open while they are made."""
     sys.stdin = sys.__stdin__ = _stream(0, "r", "<stdin>")  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _stream(1, "w", "<stdout>")  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _stream(2, "w", "<stderr>")  # type: ignore[misc]
+
+
+def fresh_interpreter() -> None:
+    """Random numbers and garbage collection likewise."""
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
@@ -70,10 +74,13 @@ def fresh_main() -> list[ModuleType]:
 
 def run_program(box: list[bytes], main: list[ModuleType]) -> NoReturn:
     """Run `box` (the call, then the source, taken from its end) in `main`; never return."""
-    code = _attempt(_execute, box, main)
-    if code is None and box[0]:
-        code = _attempt(_evaluate, box, main)
-    _leave(code or 0, main)
+    try:
+        code = _attempt(_execute, box, main)
+        if code is None and box[0]:
+            code = _attempt(_evaluate, box, main)
+        _leave(code or 0, main)
+    finally:  # whatever a program may raise in here, nothing gets back to the zygote's code
+        _exit(1)
 
 
 def _execute(box: list[bytes], main: list[ModuleType]) -> None:
@@ -99,11 +106,11 @@ def _attempt(step: Callable[..., None], *arguments: Any) -> int | None:
     return None
 
 
-def _code_of(code: object) -> int:
+def _code_of(code: Any) -> int:
     if code is None:
         return 0
-    if isinstance(code, int):
-        return code & 0xFF
+    if issubclass(type(code), int):  # `isinstance` believes what an object says
+        return int.__and__(code, 0xFF)
     with suppress(BaseException):
         print(code, file=sys.stderr)  # noqa: T201 (as Python does)
     return 1

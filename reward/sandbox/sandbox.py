@@ -25,6 +25,10 @@ _alive: weakref.WeakSet[Sandbox] = weakref.WeakSet()
 class Sandbox:
     """Runs programs one by one or side by side; use it as a context manager, or let it start with the first run.
 
+    Programs have the standard library, but no processes and no sockets, so neither has `asyncio.run`, which begins with
+    a pair of them. They own their stdout and `result` alike and may write anything there; what they cannot do is see a
+    right answer, or end as `ok` with two.
+
     Thread-safe. In a forked child it starts processes of its own. Nothing that says what a right answer is ever enters:
     compare the outputs outside.
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BOOT_SECONDS = 60.0
 GRACE_SECONDS = 5.0  # after the wall deadline, which the zygote enforces, the zygote itself is given up
 UID_BASE = 60000
+# A program that writes byte by byte is read in lots after so many reads, not to keep us busy.
+_BRISK, _NAP = 32, 0.001
 SECRETLESS = {
     "PYTHONHASHSEED": "0",
     "PYTHONUTF8": "1",
@@ -233,7 +235,7 @@ class _Exchange:
         return Outcome.of(self._collector, reply["reason"], reply["status"], reply["cpu"], reply["wall"])
 
     def _ask(self, source: bytes, stdin: bytes, call: bytes) -> None:
-        request = {"source": len(source), "call": len(call), "limits": asdict(self._limits)}
+        request = {"source": len(source), "call": len(call), "limits": vars(self._limits)}
         files = []
         try:
             files.append(sealed_file(stdin))
@@ -249,11 +251,15 @@ class _Exchange:
         """Drain outputs until the zygote replies. The reply ends a run, not the pipes: a fork of ours may hold them."""
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
-        for reader in self._collector.readers:
-            poller.register(reader, select.POLLIN)
+        for reader, name in self._collector.readers.items():
+            if name != "ready":  # never full, so it can wait for the end
+                poller.register(reader, select.POLLIN)
         deadline = time.monotonic() + self._limits.wall_seconds + GRACE_SECONDS
-        told = False
+        told, wakes = False, 0
         while True:
+            wakes += 1
+            if wakes > _BRISK:
+                time.sleep(_NAP)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise SandboxUnavailable("no reply from the zygote: the machine is overloaded, or it was stopped")

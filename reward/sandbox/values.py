@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter, OrderedDict, defaultdict
 from typing import Any, NoReturn
 
 MAX_DEPTH = 64
@@ -19,6 +20,10 @@ _bool, _int, _float, _complex, _str, _bytes = bool, int, float, complex, str, by
 _set, _frozenset, _dict = set, frozenset, dict
 _TAGS: dict[type, str] = {list: "l", tuple: "t", set: "s", frozenset: "z", dict: "d"}
 _MAKERS: dict[str, Any] = {tag: kind for kind, tag in _TAGS.items()}
+# They equal the dict of their items, and programs return them for it.
+_DICTS: tuple[type, ...] = (Counter, defaultdict, OrderedDict)
+_items_of = dict.items
+_MOST_ALIKE = 16
 _INT = re.compile(r"-?[1-9a-f][0-9a-f]*|0")
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
@@ -27,6 +32,7 @@ def encode(value: object) -> str:
     """The text of a plain value, in ASCII; equal values of the same types have the same text.
 
     Plain are None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset and dict, of exactly these types.
+    A `Counter`, `defaultdict` or `OrderedDict` is written as the dict that it equals.
 
     Raises:
         TypeError: for anything else, anywhere inside, and for more than `MAX_DEPTH` levels.
@@ -53,6 +59,8 @@ def _encode(value: Any, depth: int) -> str:
         return f'["c","{_float_text(value.real)}","{_float_text(value.imag)}"]'
     if kind is _bytes:
         return f'["b","{value.hex()}"]'
+    if kind in _DICTS:
+        kind = _dict
     if kind not in _TAGS:
         raise _TypeError(f"the value holds a {kind.__name__}, which is not plain data")
     if depth >= MAX_DEPTH:
@@ -62,7 +70,7 @@ def _encode(value: Any, depth: int) -> str:
 
 def _items(kind: type, value: Any, depth: int) -> list[str]:
     if kind is _dict:
-        return [f"[{_encode(key, depth)},{_encode(item, depth)}]" for key, item in value.items()]
+        return [f"[{_encode(key, depth)},{_encode(item, depth)}]" for key, item in _items_of(value)]
     items = [_encode(item, depth) for item in value]
     return _sorted(items) if kind is _set or kind is _frozenset else items
 
@@ -75,7 +83,8 @@ def decode(text: str) -> Any:
     """The value that `encode` wrote.
 
     Raises:
-        ValueError: unless the text is exactly one document as `encode` writes it, white space included.
+        ValueError: unless the text is exactly one document as `encode` writes it, white space included; and for sets
+            and dicts of many keys with the same hash.
 
     >>> decode('["t",[["i","ff"],"x"]]')
     (255, 'x')
@@ -119,8 +128,20 @@ def _decode_tagged(tag: str, body: Any, depth: int) -> Any:
     if tag == "d":
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in body):
             raise ValueError("not an encoded value: a dict of no pairs")
-        return {_decode(key, depth): _decode(item, depth) for key, item in body}
-    return _MAKERS[tag]([_decode(item, depth) for item in body])
+        keys = [_decode(key, depth) for key, _ in body]
+        _refuse_alike(keys)
+        return dict(zip(keys, [_decode(item, depth) for _, item in body], strict=True))
+    make, items = _MAKERS[tag], [_decode(item, depth) for item in body]
+    if make is set or make is frozenset:
+        _refuse_alike(items)
+    return make(items)
+
+
+def _refuse_alike(keys: list[Any]) -> None:
+    """Many keys of the same hash, as nobody has by accident, take time that grows with their number's square."""
+    hashes = sorted(map(hash, keys))
+    if any(one == other for one, other in zip(hashes, hashes[_MOST_ALIKE:], strict=False)):
+        raise ValueError(f"not a value to be read: more than {_MOST_ALIKE} keys have the same hash")
 
 
 def _decode_scalar(tag: str, body: Any) -> int | float | bytes:

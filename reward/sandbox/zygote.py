@@ -20,7 +20,14 @@ from typing import Any, NoReturn
 
 from reward.sandbox.lockdown import MAX_FDS, CannotConfineError, Lockdown, confine, install_filter, prepare
 from reward.sandbox.preload import CORE, HOST, WIDE, missing_modules, preload
-from reward.sandbox.program import fresh_interpreter, fresh_main, look_like_a_script, pin_environment, run_program
+from reward.sandbox.program import (
+    fresh_interpreter,
+    fresh_main,
+    fresh_streams,
+    look_like_a_script,
+    pin_environment,
+    run_program,
+)
 
 KILL = b"K"
 _READY_FD, _SOURCE_FD, _RULES_FD = 4, 5, 6
@@ -76,9 +83,9 @@ def _boot(control: socket.socket) -> Lockdown:
     preload((CORE if lazy else CORE + WIDE).split())
     missing = [] if lazy else missing_modules()
     look_like_a_script()
+    _make_streams()
     for name in [name for name in sys.modules if name.partition(".")[0] == "reward"]:
         del sys.modules[name]
-    os.dup2(0, 2)
     hello = {
         "python": python,
         "implementation": sys.implementation.name,
@@ -97,6 +104,18 @@ def _boot(control: socket.socket) -> Lockdown:
     gc.freeze()
     gc.disable()
     return lockdown
+
+
+def _make_streams() -> None:
+    """Make them here, for all children, on things of the kind that these will have: a file and two pipes."""
+    null, file, pipe = os.dup(0), os.memfd_create("stdin"), os.pipe()
+    for number, target in ((file, 0), (pipe[1], 1), (pipe[1], 2)):
+        os.dup2(number, target)
+    fresh_streams()
+    for number in range(3):
+        os.dup2(null, number)
+    for number in (null, file, *pipe):
+        os.close(number)
 
 
 def _reset_signals() -> None:

@@ -168,8 +168,8 @@ def test_pretraining_takes_no_adapter(written: Written, recipe_data: Data) -> No
     [
         (
             {"name": "additon", "digits": [1]},
-            "task.name: unknown task 'additon'; did you mean 'addition'? (allowed: addition); or a path"
-            " 'package.module:Class'",
+            f"task.name: unknown task 'additon'; did you mean 'addition'? (allowed: {', '.join(sorted(TASKS))}); or a"
+            " path 'package.module:Class'",
         ),
         (
             {"name": "addition", "digit": [1]},

@@ -13,8 +13,8 @@ import pytest
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.schema import Component
 from latentpad.tasks import ScratchpadError, build_task
-from latentpad.tasks.calculations import number_in
 from latentpad.tasks.gsm8k import GSM8K
+from latentpad.tasks.gsm8k_calculations import number_in
 from latentpad.types import Problem
 from reward import Outcome, grade
 from tests.tasks.contract import TaskContract

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from latentpad.tasks import ScratchpadError, execution
+from latentpad.tasks import ScratchpadError
 from latentpad.tasks.mbpp import Mbpp
+from latentpad.tasks.tracing import execution
 from tests.tasks.mbpp_rows import PROGRAMS, one_problem, row, rows, trace_of, write
 from tests.tasks.test_python_programs import FIGURE, TRACE
 

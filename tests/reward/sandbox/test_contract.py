@@ -39,6 +39,13 @@ def test_a_program_reads_its_input(sandbox: Sandbox) -> None:
         ("raise SystemExit(3)", Status.ERROR, 3, ""),
         ("raise SystemExit('so long')", Status.ERROR, 1, "so long\n"),
         ("import os; os._exit(7)", Status.ERROR, 7, ""),
+        ("class C(int):\n  __and__ = lambda *a: 'x'\nraise SystemExit(C(4))", Status.ERROR, 4, ""),
+        (
+            "class C:\n  __class__ = int\n  __str__ = lambda s: 'no int'\nraise SystemExit(C())",
+            Status.ERROR,
+            1,
+            "no int\n",
+        ),
         ("raise KeyboardInterrupt", Status.ERROR, 1, "KeyboardInterrupt\n"),
         ("1 +", Status.ERROR, 1, "SyntaxError: invalid syntax\n"),
         ("\0", Status.ERROR, 1, "null bytes\n"),
@@ -118,8 +125,8 @@ def test_an_interpreter_ends_as_it_should(sandbox: Sandbox) -> None:
         "a = A()\na.a = a\n"
         "atexit.register(print, 'atexit')\n"
         "def late():\n  time.sleep(0.01)\n  print('thread')\n"
-        "threading.Thread(target=late).start()\n"
         "sys.stdout.write('main\\n')\n"
+        "threading.Thread(target=late).start()\n"
     )
     assert sandbox.run(source).stdout == "main\nthread\natexit\nfinalizer\n"
 

@@ -23,6 +23,7 @@ def test_a_small_filter_is_these_bytes() -> None:
         (0x20, 0, 0, 0),  # load the number
         (0x35, 0, 1, 0x40000000),  # the x32 ABI: kill
         (0x06, 0, 0, 0x80000000),
+        (0x35, 8, 0, 257),  # from openat on: there
         (0x15, 0, 1, 0),  # read: allow
         (0x06, 0, 0, 0x7FFF0000),
         (0x15, 0, 4, 62),  # kill: first argument, low word, is the own pid
@@ -30,6 +31,7 @@ def test_a_small_filter_is_these_bytes() -> None:
         (0x15, 1, 0, OWN_PID),
         (0x06, 0, 0, 0x00050001),
         (0x06, 0, 0, 0x7FFF0000),
+        (0x06, 0, 0, 0x00050001),  # all else: EPERM
         (0x15, 0, 5, 257),  # openat: third argument, low word, masked, is 0
         (0x20, 0, 0, 32),
         (0x54, 0, 0, 0xFFF),
@@ -41,7 +43,7 @@ def test_a_small_filter_is_these_bytes() -> None:
         (0x06, 0, 0, 0x00050001),  # all else: EPERM
     ]
     assert program == b"".join(struct.pack("=HBBI", *step) for step in expected)
-    assert pid_offsets(program) == [10 * 8 + 4]
+    assert pid_offsets(program) == [11 * 8 + 4]
 
 
 def verdict(program: bytes, arch: Architecture, name: str | int, *arguments: int, audit: int | None = None) -> int:
@@ -116,6 +118,8 @@ THREAD = 0x3D0F00
         (("seccomp", 1), EPERM, EPERM),
         (("unshare", 0), EPERM, EPERM),
         ((9999,), EPERM, EPERM),
+        (("sched_getaffinity", 0), ALLOW, ALLOW),
+        (("sched_getaffinity", 1), EPERM, EPERM),
         ((0x40000000,), KILL, KILL),
         ((-1,), KILL, KILL),
     ],

@@ -60,7 +60,8 @@ def attack(tier: str, who: str, folder: str) -> dict[str, Any]:
 @pytest.mark.parametrize("who", ["root", "user"])
 def test_every_hostile_program_is_contained(tier: str, who: str, folder: str) -> None:
     try:
-        Sandbox(settings=Settings(slots=1, min_tier="full"), cache_size=0).start()
+        with Sandbox(settings=Settings(slots=1, min_tier="full"), cache_size=0):
+            pass
     except SandboxUnavailable as error:
         pytest.skip(f"no Landlock on this machine: {error}")
     report = attack(tier, who, folder)

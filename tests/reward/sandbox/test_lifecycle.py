@@ -131,6 +131,13 @@ def test_a_program_whose_zygote_dies_twice_is_killed(sandbox: Sandbox) -> None:
     assert sandbox.run("print(1)").stdout == "1\n"
 
 
+def test_a_program_that_kills_itself_does_not_cost_a_zygote(sandbox: Sandbox) -> None:
+    sandbox.run_many([Run("")] * 2)
+    before = zygotes(sandbox)
+    assert sandbox.run("import os; os.kill(os.getpid(), 9)").status is Status.KILLED
+    assert zygotes(sandbox) == before
+
+
 def test_a_stopped_zygote_is_given_up(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reward.sandbox.slot.GRACE_SECONDS", 0.2)
     sandbox.run("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, OrderedDict, defaultdict
 from enum import IntEnum
 from typing import Any
 
@@ -155,6 +156,40 @@ def test_other_spellings_are_refused(text: str) -> None:
         decode(text)
 
 
+def alike(number: int) -> list[int]:
+    """Keys that all have the hash 5."""
+    return [5 + n * (2**61 - 1) for n in range(number)]
+
+
+@pytest.mark.parametrize("make", [set, frozenset, dict.fromkeys, lambda keys: {(key,) for key in keys}])
+def test_keys_of_one_hash_are_refused_where_they_are_many(make: Any) -> None:
+    assert decode(encode(make(alike(16)))) == make(alike(16))
+    with pytest.raises(ValueError, match="more than 16 keys have the same hash"):
+        decode(encode(make(alike(17))))
+
+
 def test_a_huge_result_is_refused_before_it_is_read() -> None:
     with pytest.raises(ValueError, match="characters; at most"):
         decode('"' + "x" * (1 << 26) + '"')
+
+
+@pytest.mark.parametrize(
+    "value", [Counter("aab"), OrderedDict(b=1, a=2), defaultdict(list, a=[1]), [Counter()], {"x": OrderedDict()}]
+)
+def test_a_dictionary_of_the_standard_library_is_the_dict_that_it_equals(value: Any) -> None:
+    back = decode(encode(value))
+    assert back == value
+    assert "Counter" not in repr(back)
+    assert "dict(" not in repr(back).lower()
+
+
+class Liar(Counter[str]):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_what_inherits_from_them_has_no_spelling() -> None:
+    with pytest.raises(TypeError, match="Liar, which is not plain data"):
+        encode(Liar("a"))

@@ -44,16 +44,18 @@ class Process:
 
 
 def processes() -> list[Process]:
+    """All but the kernel's own."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
             try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                status = (entry / "status").read_text()
+                text = Path(f"/proc/{name}/status").read_text()
             except OSError:
                 continue
-            uid = int(status.partition("Uid:")[2].split()[0])
-            found.append(Process(int(entry.name), uid, int(fields[1]), fields[0]))
+            said = dict(line.split(":", 1) for line in text.splitlines())
+            if "VmSize" in said or said["State"].split()[0] == "Z":
+                state, uid, parent = said["State"].split()[0], said["Uid"].split()[0], said["PPid"]
+                found.append(Process(int(name), int(uid), int(parent), state))
     return found
 
 
@@ -96,14 +98,12 @@ class Unconfined(Confined):
 
     def run(self, hostile: Hostile, source: str) -> ExecutionResult:
         assert hostile.control
-        files = [tempfile.TemporaryFile() for _ in range(2)]
-        code = subprocess.run([sys.executable, "-c", source], stdout=files[0], stderr=files[1], check=False).returncode
-        texts = []
-        for file in files:
+        # No pipe: a child that stays would keep it open.
+        with tempfile.TemporaryFile() as file:
+            code = subprocess.run([sys.executable, "-c", source], stdout=file, stderr=file, check=False).returncode
             file.seek(0)
-            texts.append(file.read().decode())
-            file.close()
-        return ExecutionResult(Status.ERROR if code else Status.OK, *texts, code, 0, 0)
+            said = file.read().decode()
+        return ExecutionResult(Status.ERROR if code else Status.OK, said, "", code, 0, 0)
 
     def clean(self) -> bool:
         return True
@@ -127,7 +127,7 @@ class Surroundings:
         self.listen("abstract", socket.AF_UNIX, socket.SOCK_STREAM, f"\0{self.litter}")
         self.restore()
         self.places = [self.folder, *map(Path, (tempfile.gettempdir(), "/var/tmp", "/dev/shm", "/"))]
-        self.start = self.state()
+        self.start = self.state(processes())
         self.files = self.owned()
         self.memory = resident()
         arch = ARCHITECTURES["x86_64"]
@@ -153,6 +153,10 @@ class Surroundings:
         if kind == socket.SOCK_STREAM:
             listener.listen(8)
 
+    def close(self) -> None:
+        for listener in self.listeners.values():
+            listener.close()
+
     def restore(self) -> None:
         """Undo what a control did."""
         (self.folder / "victim").write_text("whole")
@@ -169,26 +173,22 @@ class Surroundings:
                     continue
         return found
 
-    def state(self) -> dict[str, int]:
+    def state(self, around: list[Process]) -> dict[str, int]:
         """Of this process: what must not change."""
-        ours = [process.state for process in processes() if process.parent == os.getpid()]
+        ours = [process.state for process in around if process.parent == os.getpid()]
         descriptors, threads = (len(list(Path(f"/proc/self/{name}").iterdir())) for name in ("fd", "task"))
         return {"descriptors": descriptors, "threads": threads, "zombies": ours.count("Z"), "children": len(ours)}
 
-    def survivors(self) -> list[int]:
-        """Processes of the programs' users, after a moment for those that are just dying."""
-        for _ in range(40):
-            known = {os.getpid(), self.confined.zygote}
-            left = [p.pid for p in processes() if p.uid in self.confined.uids and p.pid not in known and p.state != "Z"]
-            if not left:
-                break
-            time.sleep(0.02)
-        return left
+    def survivors(self, around: list[Process]) -> list[int]:
+        """Processes of the programs' users."""
+        known = {os.getpid(), self.confined.zygote}
+        return [p.pid for p in around if p.uid in self.confined.uids and p.pid not in known and p.state != "Z"]
 
     def problems(self) -> list[str]:
         """What has changed."""
         found = [f"{name} was reached" for name, listener in self.listeners.items() if reached(listener)]
-        left = self.survivors()
+        around = processes()
+        left = self.survivors(around)
         if left:
             found.append(f"processes are left: {left}")
         if (self.folder / "victim").read_text() != "whole":
@@ -196,15 +196,15 @@ class Surroundings:
         new = self.owned() - self.files
         if new:
             found.append(f"new files: {sorted(new)}")
-        if not left and self.state() != self.start:
-            found.append(f"the supervisor had {self.start} and has {self.state()}")
+        if self.state(around) != self.start:
+            found.append(f"the supervisor had {self.start} and has {self.state(around)}")
         if resident() - self.memory > MOST_MEMORY:
             found.append(f"the supervisor grew by {resident() - self.memory >> 20} MB")
         return found
 
     def clean_up(self) -> None:
         """After a control: it has been seen."""
-        for pid in self.survivors():
+        for pid in self.survivors(processes()):
             os.kill(pid, 9)
         for path in self.owned() - self.files:
             Path(path).unlink()
@@ -239,9 +239,13 @@ def attack(hostile: Hostile, surroundings: Surroundings, targets: dict[str, Any]
     said = f"{result.stdout}\n{result.stderr}\n{result.result}"
     if result.status not in hostile.status:
         found.append(f"status {result.status}: {result.stderr[-300:]!r}")
-    if result.status != Status.TIMEOUT and "GOT" in said.replace("print(", "GOT(") and "GOT " in said:
-        found += [line[:200] for line in said.splitlines() if "GOT " in line][:9]
+    # Tracebacks may quote the line that would have said it.
+    found += [line[:200] for line in said.splitlines() if line.startswith("GOT ")][:9]
     found += [f"a secret came out: {token}" for token in (*surroundings.tokens, residue) if token in said]
+    if "ModuleNotFoundError" in result.stderr:
+        found.append(f"the attack did not begin: {result.stderr[-60:]}")
+    if hostile.code is not None and result.exit_code != hostile.code:
+        found.append(f"exit code {result.exit_code}")
     if took > hostile.limits.wall_seconds + 5:
         found.append(f"took {took:.1f} s")
     if cpu > MOST_CPU:
@@ -282,6 +286,7 @@ def main() -> None:
         report[hostile.name] = {"problems": found, "seconds": time.monotonic() - started}
         if tier == "none":
             surroundings.clean_up()
+    surroundings.close()
     sys.stdout.write(json.dumps(report))
 
 

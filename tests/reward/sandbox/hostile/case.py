@@ -34,7 +34,8 @@ STOPPED = frozenset({"timeout"})
 CRASHED = frozenset({"killed"})
 FULL = frozenset({"output_limit"})
 STARVED = frozenset({"memory", "error", "ok"})
-SOON = Limits(cpu_seconds=0.2, wall_seconds=3)
+SIGSYS = -31
+SOON = Limits(cpu_seconds=0.15, wall_seconds=3)
 ASLEEP = Limits(cpu_seconds=0.2, wall_seconds=0.4)
 
 
@@ -51,6 +52,7 @@ class Hostile:
         status: how it may end.
         call: what is asked of it as a value.
         value: whether that value is to decode, where this is what the attack is about.
+        code: how it must end, where another signal would be an accident.
         before: a program that has just run in the same slot, with a secret in it.
         bare: without the prelude, as a compiler bomb must be.
         control: harmless enough to be run unconfined, where it must be found out.
@@ -61,6 +63,7 @@ class Hostile:
     status: frozenset[str] = ENDED
     call: str = ""
     value: bool | None = None
+    code: int | None = None
     before: str = ""
     stdin: str = ""
     limits: Limits = field(default_factory=lambda: SOON)

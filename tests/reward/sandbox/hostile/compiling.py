@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from reward.sandbox import Limits
-from tests.reward.sandbox.hostile.case import CRASHED, ENDED, STARVED, STOPPED, Hostile
+from tests.reward.sandbox.hostile.case import CRASHED, ENDED, FULL, STARVED, STOPPED, Hostile
 
-_ANY = STARVED | STOPPED | CRASHED
-_LIMITS = Limits(cpu_seconds=0.4, wall_seconds=5)
+_ANY = STARVED | STOPPED | CRASHED | FULL
+_LIMITS = Limits(cpu_seconds=0.2, wall_seconds=4)
 
 
 def _bomb(name: str, source: str, status: frozenset[str] = _ANY) -> Hostile:
@@ -38,7 +38,7 @@ PROGRAMS = [
     _bomb("constants that fold a bit at a time", "x = " + "(" * 60 + "('x' * 4096" + " * 4096)" * 60),
     _bomb("a giant f-string", "x = f'" + "{1}" * 20000 + "'"),
     _bomb("f-strings that nest", "x = f'{f\"{1:{1:{1}}}\"}'\n" * 900),
-    _bomb("a literal of sixty thousand digits", "x = " + "9" * 60000, frozenset({"error"})),
+    _bomb("a literal of sixty thousand digits", "x = " + "9" * 60000, FULL | {"error"}),
     _bomb("a float of sixty thousand digits", "x = 0." + "9" * 60000 + "e-99999", ENDED),
     _bomb("thirty thousand names", "global " + ",".join(f"a{n}" for n in range(9000))),
     _bomb("as many arguments", "def f(" + ",".join(f"a{n}" for n in range(8000)) + "): pass"),

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (attacks read best one to a line)
 """Attacks on the verdict: results, readiness and exit codes that are not what the program earned.
 
 No expected answer is in reach, so a program that writes the result channel itself claims what it could have returned.
@@ -93,7 +94,7 @@ PROGRAMS = [
         value=None,
     ),
     Hostile("a value that holds itself", "x = []; x.append(x)", status=frozenset({"error"}), call="x"),
-    Hostile("a value a million levels deep", "x = ()\nfor _ in range(10**6): x = (x,)", ENDED | CRASHED, call="x"),
+    Hostile("a value a million levels deep", "x = ()\nfor _ in range(10**5): x = (x,)", ENDED | CRASHED, call="x"),
     Hostile("a value that grows while it is read", "d = {i: i for i in range(9)}\nclass K(str): pass", call="d"),
     Hostile(
         "keys that all have the same hash",
@@ -152,9 +153,9 @@ PROGRAMS = [
     ),
     Hostile(
         "listens to audit events and hooks imports",
-        "import sys, importlib.abc\n"
+        "import sys\n"
         "sys.addaudithook(lambda event, a: os._exit(0) if event == 'compile' and b'1' not in (a[0] or b'1') else None)\n"
-        "class Finder(importlib.abc.MetaPathFinder):\n    def find_spec(self, *a): os._exit(0)\n"
+        "class Finder:\n    def find_spec(self, *a): os._exit(0)\n"
         "sys.meta_path.insert(0, Finder()); sys.path_hooks.insert(0, lambda p: os._exit(0))",
         call="1",
     ),

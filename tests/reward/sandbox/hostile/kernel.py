@@ -1,17 +1,17 @@
+# ruff: noqa: E501 (attacks read best one to a line)
 """Attacks on the kernel through raw system calls (numbers of x86-64), and on the order in which it serves people."""
 
 from __future__ import annotations
 
 from reward.sandbox import Limits
-from tests.reward.sandbox.hostile.case import CRASHED, Hostile
+from tests.reward.sandbox.hostile.case import CRASHED, SIGSYS, Hostile
 
 # Machine code that takes six arguments and a number in rax as a C function, and calls the kernel by `entry`.
 _NATIVE = """
-import mmap
 def native(code):
-    page = mmap.mmap(-1, 4096, prot=7)
-    page.write(code)
-    return ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+    page = syscall(9, 0, 4096, 7, 0x22, -1, 0)
+    ctypes.memmove(page, code, len(code))
+    return ctypes.CFUNCTYPE(ctypes.c_long)(page)
 """
 
 
@@ -154,7 +154,6 @@ PROGRAMS = [
         "154, 1, bytes(16), 16",
         "158, 0x1002, 0",
         "216",
-        "334, 0, 32, 9, 0",
     ),
     _calls(
         "memory policies",
@@ -191,17 +190,18 @@ PROGRAMS = [
     Hostile(
         "asks for every system call that there is",
         "for number in range(600):\n"
-        "    if number in T['allowed']: continue\n"
+        "    if number in (335, 336, *T['allowed']): continue  # these two crash where no uprobe is, past all filters\n"
         "    libc.syscall(*[ctypes.c_long(n) for n in (number, -1, -1, -1, -1, -1, -1)])\n"
         "    if ctypes.get_errno() not in (1, 38): print('GOT', number, ctypes.get_errno())\n"
         "    ctypes.set_errno(1)",
     ),
-    Hostile("a call of the x32 ABI", "syscall(0x40000000 | 39); print('GOT back')", CRASHED),
-    Hostile("a call with no number", "syscall(-1); print('GOT back')", CRASHED),
+    Hostile("a call of the x32 ABI", "syscall(0x40000000 | 39); print('GOT back')", CRASHED, code=SIGSYS),
+    Hostile("a call with no number", "syscall(-1); print('GOT back')", CRASHED, code=SIGSYS),
     Hostile(
         "a 32 bit call by its own machine code",
         _NATIVE + "native(b'\\xb8\\x14\\0\\0\\0\\xcd\\x80\\xc3')(); print('GOT back')",
         CRASHED,
+        code=SIGSYS,
     ),
     Hostile(
         "a socket by its own machine code",

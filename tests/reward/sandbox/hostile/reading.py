@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (attacks read best one to a line)
 """Attacks on what a program must not know: secrets in files, in other processes, and in what earlier runs left."""
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PROGRAMS = [
     Hostile("reads a file that all may read", "got('file', lambda: open(T['secret']).read())", control=True),
     Hostile(
         "opens the secret in every other way",
-        "import codecs, fileinput, io, linecache, mmap, runpy, tokenize, importlib.machinery as m\n"
+        "import codecs, fileinput, io, linecache, runpy, tokenize, importlib.machinery as m\n"
         "p = T['secret']\n"
         "got('os', lambda: os.read(os.open(p, os.O_RDONLY), 99)); got('fio', lambda: io.FileIO(p).read())\n"
         "got('path', lambda: os.open(p, os.O_PATH)); got('code', lambda: io.open_code(p).read())\n"
@@ -128,8 +129,8 @@ PROGRAMS = [
         "import sys, glob\n"
         "for folder in (*sys.path, '/usr/lib/python3', '/usr/local/lib/python3.11'):\n"
         "    for name in ('site-packages', 'dist-packages'):\n"
-        "        for top, _, files in os.walk(f'{folder}/{name}'):\n"
-        "            for file in files[:3]: got(file, lambda: open(f'{top}/{file}', 'rb').read(9))\n"
+        "        for found in glob.glob(f'{folder}/{name}/*') + glob.glob(f'{folder}/{name}/*/__init__.py'):\n"
+        "            got(found, lambda: open(found, 'rb').read(9))\n"
         "        got('import', lambda: sys.path.append(f'{folder}/{name}') or __import__('pip'))",
         limits=Limits(cpu_seconds=2, wall_seconds=20),
     ),

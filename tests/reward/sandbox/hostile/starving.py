@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (attacks read best one to a line)
 """Attacks on memory, time and whoever has to read what a program writes."""
 
 from __future__ import annotations
@@ -5,7 +6,7 @@ from __future__ import annotations
 from reward.sandbox import Limits
 from tests.reward.sandbox.hostile.case import ASLEEP, CRASHED, ENDED, FULL, SOON, STARVED, STOPPED, Hostile
 
-_ROOM = Limits(cpu_seconds=1, wall_seconds=10)
+_ROOM = Limits(cpu_seconds=0.3, wall_seconds=6, memory_mb=160)
 _EATEN = STARVED | STOPPED | CRASHED
 _FLOOD = FULL | ENDED
 
@@ -15,12 +16,13 @@ PROGRAMS = [
     Hostile("memory touched page by page", "x = []\nwhile True: x.append(bytearray(1 << 20))", _EATEN, limits=_ROOM),
     Hostile(
         "memory of the kernel's own, private and shared",
-        "import mmap\nx = []\n"
-        "for flags in (mmap.MAP_PRIVATE, mmap.MAP_SHARED, mmap.MAP_PRIVATE | 0x4000, mmap.MAP_SHARED | 0x8000):\n"
+        "x = []\n"
+        "for flags in (0x22, 0x21, 0x4022, 0x8021):  # private, shared, not reserved, filled at once\n"
         "    try:\n"
-        "        while len(x) < 40: x.append(mmap.mmap(-1, 1 << 26, flags=flags | mmap.MAP_ANONYMOUS))\n"
-        "    except (OSError, ValueError): pass\n"
-        "if len(x) >= 8: print('GOT', len(x))\nfor m in x: m[::4096] = bytes(len(m) // 4096)",
+        "        while len(x) < 40: x.append(syscall(9, 0, 1 << 26, 3, flags, -1, 0))\n"
+        "    except OSError: pass\n"
+        "if len(x) >= 4: print('GOT', len(x))\n"
+        "for m in x:\n    for page in range(m, m + (1 << 26), 4096): ctypes.memset(page, 1, 1)",
         _EATEN,
         limits=_ROOM,
     ),
@@ -28,9 +30,9 @@ PROGRAMS = [
         "memory by malloc, sbrk and mremap",
         "libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p\ntotal = 0\n"
         "while total < 1 << 31 and (p := libc.malloc(ctypes.c_size_t(1 << 24))): total += 1 << 24; ctypes.memset(p, 1, 1 << 24)\n"
-        "if total >= 1 << 29: print('GOT malloc')\n"
+        "if total >= 160 << 20: print('GOT malloc')\n"
         "while total < 1 << 31 and libc.sbrk(ctypes.c_ssize_t(1 << 20)) not in (None, ctypes.c_void_p(-1).value): total += 1 << 20\n"
-        "if total >= 1 << 29: print('GOT sbrk')\n"
+        "if total >= 160 << 20: print('GOT sbrk')\n"
         "got('huge', syscall, 9, 0, 1 << 21, 3, 0x40022, -1, 0); got('lock', syscall, 149, 0, 4096); got('all', syscall, 151, 3)",
         _EATEN,
         limits=_ROOM,
@@ -120,8 +122,8 @@ PROGRAMS = [
     Hostile(
         "pipes that keep their packets apart",
         "for n in (1, 2, 3): got('x', lambda: __import__('fcntl').fcntl(n, 4, 0o40000) and 0 or 1 / 0)\n"
-        "for n in range(20000): os.write(1, b'xy')\nos.write(1, b'x' * 70000)",
-        _FLOOD,
+        "for n in range(5000): os.write(1, b'xy')\nos.write(1, b'x' * 70000)",
+        _FLOOD | STOPPED,
         limits=_ROOM,
     ),
     Hostile(

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (attacks read best one to a line)
 """Attacks on the end of a run: processes and threads that stay, and programs that will not die."""
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ PROGRAMS = [
     ),
     Hostile(
         "forks in every way there is",
-        "import pty, subprocess, multiprocessing, _posixsubprocess\n"
+        "import subprocess, multiprocessing\n"
         "for number in (57, 58): got(number, syscall, number)\n"
         "for flags in (17, 0, 0x100, 0x4000 | 0x100 | 17, 0x8000 | 17, 0x10000000 | 17, 0x3D0F00 & ~0x10000):\n"
         "    got(hex(flags), syscall, 56, flags, 0, 0, 0, 0)\n"
         "got('clone3', syscall, 435, (ctypes.c_uint64 * 11)(0, 0, 0, 0, 17), 88)\n"
-        "got('pty', pty.fork); got('spawn', os.posix_spawn, '/bin/true', ['true'], {}); got('run', subprocess.run, ['true'])\n"
+        "got('pty', lambda: __import__('pty').fork()); got('spawn', os.posix_spawn, '/bin/true', ['true'], {}); got('run', subprocess.run, ['true'])\n"
         "got('popen', lambda: os.popen('true').read() or 1 / 0); got('forkpty', os.forkpty)\n"
         "if os.system('true') not in (-1, 0x7f00): print('GOT system')\n"
         "for way in ('fork', 'spawn', 'forkserver'):\n"

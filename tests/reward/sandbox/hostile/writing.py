@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (attacks read best one to a line)
 """Attacks on files: new ones, other people's, and those that the next program will read."""
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from latentpad.tasks import trace_cache
-from latentpad.tasks.execution import Program, Trace, trace_all
-from latentpad.tasks.trace_cache import default_folder, key_of, traces_of
+from latentpad.tasks.tracing import cache as trace_cache
+from latentpad.tasks.tracing.cache import default_folder, key_of, traces_of
+from latentpad.tasks.tracing.execution import Program, Trace, trace_all
 
 PROGRAMS = [Program("output = 1 + 1", "output == 2"), Program("output = 1 / 0")]
 

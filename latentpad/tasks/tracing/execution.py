@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from latentpad.progress import stage
 from latentpad.recipe.errors import MachineError
 from latentpad.seeding import seed_of
-from latentpad.tasks.normal_form import normal_form
+from latentpad.tasks.tracing.normal_form import normal_form
 from reward import GoldAnswerError, check_gold
 from reward.sandbox import ExecutionResult, Limits, Run, SandboxUnavailable, Status, shared
 from reward.sandbox.values import decode

@@ -10,7 +10,7 @@ from latentpad.tasks import ScratchpadError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from latentpad.tasks.execution import Step
+    from latentpad.tasks.tracing.execution import Step
 
 _SHOWN = 80
 
@@ -32,7 +32,7 @@ def spell_trace(steps: Sequence[Step], spelling: str) -> str:
 def spell_step(step: Step, before: dict[str, str], spelling: str) -> list[str]:
     """The lines of one step. In `compact`: what has changed, or in braces all variables, where another frame goes on.
 
-    >>> from latentpad.tasks.execution import Step
+    >>> from latentpad.tasks.tracing.execution import Step
     >>> spell_step(Step("  x += 1", {"x": "3", "y": "2"}), {"x": "2", "y": "2"}, "compact")
     ['x += 1#x=3']
     >>> spell_step(Step("  return x", {"output": "3"}, moved=True), {"x": "3", "y": "2"}, "compact")

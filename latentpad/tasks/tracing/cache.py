@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentpad.tasks.execution import MAX_CHARACTERS, Program, Step, Trace, interpreter, script, trace_all
+from latentpad.tasks.tracing.execution import MAX_CHARACTERS, Program, Step, Trace, interpreter, script, trace_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
