@@ -76,9 +76,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Overrides may stand before or after options, which argparse alone does not allow."""
+    """Overrides may stand before or after options, and a problem may begin with a minus; argparse allows neither."""
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
+    if args.verb == "sample" and args.problem is None and len(rest) == 1 and not rest[0].startswith("--"):
+        args.problem, rest = rest[0], []
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
     if rest and (overrides != rest or not hasattr(args, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -150,6 +150,14 @@ def test_sample_shows_the_scratchpad_apart_from_the_answer(demo: Path, capsys: p
     assert capsys.readouterr().out.count("47+85=") == 2
 
 
+def test_a_problem_may_begin_with_a_minus(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(demo / "nye" / "seed-0")
+    assert main(["sample", run, "-1+2"]) == 2
+    assert "problem '-1+2': expected two whole numbers" in capsys.readouterr().err
+    assert main(["sample", run, "--temprature"]) == 2
+    assert "unrecognized arguments: --temprature" in capsys.readouterr().err
+
+
 def test_eval_measures_a_run_again(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     shutil.copytree(demo / "direct" / "seed-0", run)

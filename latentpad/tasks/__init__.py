@@ -24,7 +24,7 @@ TASKS = {
     "jsonl_worked": "latentpad.tasks.jsonl:WorkedJsonLines",
     "mbpp": "latentpad.tasks.mbpp:Mbpp",
     "mbpp_program": "latentpad.tasks.mbpp_program:MbppProgram",
-    "parity": "latentpad.tasks.parity:Parity",
+    "parity": "latentpad.tasks.running_sum:Parity",
     "reasoning_gym": "latentpad.tasks.reasoning_gym:ReasoningGym",
     "running_sum": "latentpad.tasks.running_sum:RunningSum",
     "polynomial": "latentpad.tasks.polynomial:Polynomial",

@@ -1,4 +1,7 @@
-"""The sum of d digits modulo m, with all its running sums for a scratchpad: parity's bigger sister."""
+"""The sum of d digits modulo m, with all its running sums for a scratchpad; of bits modulo 2 it is their parity.
+
+The cheapest task where a scratchpad provably matters: see Tsilivis et al. 2025 (arXiv 2510.11495) on parity.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ class RunningSum:
     """`3719` -> `0`: the sum of d digits below m, modulo m, in cells `length=d`. The scratchpad is `3010`.
 
     A problem belongs to a split by the hash of its digits; a cell of at most 100 problems is shared by all splits.
+    With modulus 2 the task is called `parity`: `1011` -> `1`, scratchpad `1101`.
 
     Attributes:
         lengths: numbers of digits that are trained on.
@@ -106,7 +110,11 @@ class RunningSum:
 
     def _problem(self, digits: str, split: str) -> Problem:
         total = str(sum(map(int, digits)) % self.modulus)
-        return Problem(f"running_sum/{split}/{digits}", "running_sum", split, f"length={len(digits)}", digits, total)
+        return Problem(f"{self._name}/{split}/{digits}", self._name, split, f"length={len(digits)}", digits, total)
+
+    @property
+    def _name(self) -> str:
+        return "parity" if self.modulus == 2 else "running_sum"
 
     def _spell(self, number: int, length: int) -> str:
         digits = ""
@@ -167,3 +175,10 @@ class RunningSum:
     def corrupt(self, problem: Problem, name: str) -> Corruption:
         """One running sum changed; the prefix ends with it."""
         return corrupted(self.gold_scratchpad(problem), self.modulus, "running_sum", "corrupt", problem.id, name)
+
+
+@dataclass(frozen=True)
+class Parity(RunningSum):
+    """The same of bits."""
+
+    modulus: int = 2

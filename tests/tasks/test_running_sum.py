@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from latentpad.recipe.errors import RecipeError
 from latentpad.tasks import SPLITS, ScratchpadError
 from latentpad.tasks.order import shuffled
-from latentpad.tasks.running_sum import SHARED, RunningSum
+from latentpad.tasks.running_sum import SHARED, Parity, RunningSum
 from tests.tasks.contract import TaskContract
 
 TASK = RunningSum(lengths=(2, 4))
@@ -102,3 +102,27 @@ def test_lengths_are_different_and_positive(lengths: list[int]) -> None:
 def test_the_modulus_has_one_digit_sums(modulus: int) -> None:
     with pytest.raises(RecipeError, match=r"^task\.modulus: got .*; expected a whole number from 2 to 10$"):
         RunningSum(lengths=(3,), modulus=modulus)
+
+
+class TestParity(TaskContract):
+    worked = True
+    small_cell = "length=7"
+    shared_cells = ("length=1", "length=6")
+    nonsense = ("length=0", "bits=8")
+
+    @pytest.fixture
+    def options(self) -> dict[str, Any]:
+        return {"name": "parity", "lengths": [40, 1, 6, 7, 8]}
+
+
+@pytest.mark.parametrize(
+    ("bits", "scratchpad", "answer"), [("1011", "1101", "1"), ("0", "0", "0"), ("11", "10", "0"), ("0111", "0101", "1")]
+)
+def test_running_parities_then_the_parity(bits: str, scratchpad: str, answer: str) -> None:
+    task = Parity(lengths=(4, 8))
+    problem = task.parse(bits)
+    assert (task.gold_scratchpad(problem), problem.answer) == (scratchpad, answer)
+    assert problem.id == f"parity/typed/{bits}"
+    assert int(answer) == bits.count("1") % 2
+    with pytest.raises(RecipeError, match=r"digits below 2, such as '1011'$"):
+        task.parse("012")
