@@ -132,8 +132,8 @@ def _check_gold(task: Task, text_format: Format) -> str:
         problem = task.longest(cell)
         solution = task.solution(problem)
         right = _grade(task, text_format.response(solution, _gold_scratchpad(task, problem)), problem)
-        wrong = _grade(task, text_format.response(_spoilt(task, problem, solution)), problem)
-        if right.outcome is not Outcome.CORRECT or wrong.outcome is Outcome.CORRECT:
+        spoilt = [_grade(task, text_format.response(text), problem) for text in _spoilt(task, problem, solution)]
+        if right.outcome is not Outcome.CORRECT or all(reward.outcome is Outcome.CORRECT for reward in spoilt):
             raise RecipeError(f"task: the grader does not tell the gold answer of {problem.id} from a wrong one")
     return "gold answers grade CORRECT, and a changed one does not"
 
@@ -142,12 +142,17 @@ def _grade(task: Task, response: str, problem: Problem) -> Reward:
     return grade(task.grader, response, problem.answer, **task.grader_options)
 
 
-def _spoilt(task: Task, problem: Problem, solution: str) -> str:
-    """A solution made wrong where the answer is in it, inside `\\boxed{}` or a tag too; for a program, one without."""
+def _spoilt(task: Task, problem: Problem, solution: str) -> list[str]:
+    """A solution with a digit put behind or before the answer in it; for a program, one that does nothing.
+
+    One of the two may still be right (`12.50` is 12.5, `07` is 7), both are not.
+    """
     if task.grader == "program":
-        return "pass"
+        return ["pass"]
     before, answer, after = solution.rpartition(problem.answer)
-    return f"{before}{answer}0{after}" if answer else f"{solution}0"
+    if not answer:  # the gold answer is written otherwise than the solution
+        answer, after = solution, ""
+    return [f"{before}{answer}0{after}", f"{before}7{answer}{after}"]
 
 
 def use_sandbox(recipe: Recipe) -> None:

@@ -247,6 +247,28 @@ def test_rl_draws_from_cells_that_the_task_trains_on(recipe_data: Data) -> None:
     assert refused(recipe_data) == line
 
 
+@pytest.mark.parametrize(
+    ("answer", "solution", "grader", "options"),
+    [
+        ("12.5", "12.5", "program_output", {"mode": "value"}),  # 12.50 is right too
+        ("7", "7", "number", {}),  # and so is 07
+        ("18", "\\boxed{18}", "number", {"extraction": "boxed"}),
+        ("18", "<answer>18</answer>", "integer", {"extraction": "answer"}),
+        ('{"target": 6, "numbers": [2, 3]}', "2*3", "expression", {}),
+    ],
+)
+def test_a_right_and_a_spoilt_answer_are_told_apart_in_every_spelling(
+    recipe_data: Data, tmp_path: Path, answer: str, solution: str, grader: str, options: Data
+) -> None:
+    rows = [{"question": f"{n}+0", "answer": answer, "solution": solution} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe_data["task"] = {"name": "jsonl", "path": str(tmp_path / "rows.jsonl"), "solution_column": "solution"}
+    recipe_data["task"] |= {"grader": grader, "grader_options": options}
+    assert (
+        check_recipe(Recipe.model_validate(recipe_data))[0] == "gold answers grade CORRECT, and a changed one does not"
+    )
+
+
 @pytest.fixture
 def program_data(recipe_data: Data) -> Data:
     recipe_data["task"] = {"name": "python_programs", "steps": ["1-2", "3-4"]}

@@ -52,4 +52,6 @@ def build(what: str, component: Component, table: Mapping[str, str]) -> Any:
         return TypeAdapter(cls).validate_json(json.dumps(component.options, default=str), strict=True)
     except ValidationError as error:
         line = explain(error, None, prefix=what)
-        raise RecipeError(line.replace(f"{what}: {what}.", f"{what}.", 1)) from error
+        for mark in ".:":
+            line = line.replace(f"{what}: {what}{mark}", f"{what}{mark}", 1)
+        raise RecipeError(line) from error
