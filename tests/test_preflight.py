@@ -252,8 +252,8 @@ def test_rl_draws_from_cells_that_the_task_trains_on(recipe_data: Data) -> None:
     [
         ("12.5", "12.5", "program_output", {"mode": "value"}),  # 12.50 is right too
         ("7", "7", "number", {}),  # and so is 07
-        ("18", "\\boxed{18}", "number", {"extraction": "boxed"}),
-        ("18", "<answer>18</answer>", "integer", {"extraction": "answer"}),
+        ("18", "18", "number", {"extraction": "boxed"}),  # the task puts the mark around it
+        ("18", "18", "integer", {"extraction": "answer"}),
         ('{"target": 6, "numbers": [2, 3]}', "2*3", "expression", {}),
     ],
 )
