@@ -283,6 +283,9 @@ def main() -> None:
             continue
         started = time.monotonic()
         found = attack(hostile, surroundings, targets, f"canary-{os.urandom(12).hex()}")
+        # On a busy machine a short limit can end a program early. Nothing else gets a second chance.
+        if found and all(problem.startswith(("status timeout", "took ")) for problem in found):
+            found = attack(hostile, surroundings, targets, f"canary-{os.urandom(12).hex()}")
         report[hostile.name] = {"problems": found, "seconds": time.monotonic() - started}
         if tier == "none":
             surroundings.clean_up()
