@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -284,10 +282,3 @@ def _stepped(program: Program) -> Trace:
 @lru_cache(maxsize=4096)
 def _settable(program: Program) -> tuple[Any, ...]:
     return tuple(settable(program))
-
-
-if __name__ == "__main__":
-    from latentpad.tasks.mbpp_report import main
-
-    logging.basicConfig(format="%(message)s")
-    sys.exit(main(sys.argv[1:]))

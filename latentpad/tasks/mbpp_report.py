@@ -1,8 +1,9 @@
-"""What of MBPP can be used: `python -m latentpad.tasks.mbpp PATH` executes everything once and prints a small table."""
+"""What of MBPP can be used: `python -m latentpad.tasks.mbpp_report PATH` executes everything once and prints tables."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -98,7 +99,9 @@ def report(task: Mbpp, rows: Sequence[MbppRow]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """The command. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m latentpad.tasks.mbpp", description="What of MBPP can be used.")
+    parser = argparse.ArgumentParser(
+        prog="python -m latentpad.tasks.mbpp_report", description="What of MBPP can be used."
+    )
     parser.add_argument("path", nargs="?", help="a local JSONL file; without it, the dataset on the hub")
     parser.add_argument("--cache", help="folder for traces (default: the task's own)")
     parser.add_argument("--max-trace-characters", type=int, default=Mbpp.max_trace_characters)
@@ -111,3 +114,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"mbpp: {error}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, RecipeError) else 3
     return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from dataclasses import dataclass, replace
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from latentpad.recipe.errors import RecipeError
 from latentpad.seeding import name_of, rng_of, seed_of
-from latentpad.tasks import Corruption, ScratchpadError, check_split, split_of
+from latentpad.tasks import Corruption, check_split, split_of
 from latentpad.tasks.programs import ProgramError, Step, Style, draw_body, run, written
-from latentpad.tasks.traces import check_steps, follow
+from latentpad.tasks.traces import read_compact, read_nye
 from latentpad.types import Problem
 
 if TYPE_CHECKING:
@@ -248,27 +247,8 @@ class PythonPrograms:
 
     def read_scratchpad(self, problem: Problem, scratchpad: str) -> str:
         """The variable in the last state, every step checked against the program's syntax tree."""
-        lines = self.program(problem).split("\n")
-        tree = ast.parse("\n".join(lines)).body
-        found = scratchpad.split("\n")
-        if self.spelling == "compact":
-            steps = list(follow(tree[:-1], {}, lines))
-            check_steps(iter([(f"{ln.strip()}#{','.join(map(str, s.values()))}", ln) for ln, s in steps]), found)
-            return str(steps[-1][1]["a"])
-        function, call = tree[0], tree[1]
-        if not (isinstance(function, ast.FunctionDef) and isinstance(call, ast.Assign)):
-            raise ScratchpadError("the question holds no function and call")
-        start = int(ast.unparse(call.value)[2:-1])
-        steps = list(follow(function.body[:-1], {"v0": start}, lines))
-        frame = {"f": "<callable_object f>"}
-        states: list[dict[str, Any]] = [{}, frame, {"v0": start}, *(s for _, s in steps)]
-        states.append({**frame, "output": steps[-1][1]["v0"]})
-        executed = [lines[0], lines[call.lineno - 1], *(line for line, _ in steps), lines[function.body[-1].lineno - 1]]
-        text = ["state: {}"]
-        for line, state in zip(executed, states[1:], strict=True):
-            text += [f"line: {line}", f"state: {json.dumps(state)}"]
-        check_steps(iter([(part, part) for part in text]), found)
-        return str(states[-1]["output"])
+        read = read_compact if self.spelling == "compact" else read_nye
+        return str(read(self.program(problem).split("\n"), scratchpad.split("\n")))
 
     def corrupt(self, problem: Problem, name: str) -> Corruption | None:
         """One more or one less in the variable that a step has just set; the program then goes on from there."""

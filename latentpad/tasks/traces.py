@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from typing import TYPE_CHECKING
 
 from latentpad.tasks import ScratchpadError
@@ -11,6 +12,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_STEPS = 1000
+
+
+def read_compact(program: list[str], found: list[str]) -> int:
+    """The last value of `a` in the steps of a terse trace (`a+=2#8`), each checked. Raises `ScratchpadError`."""
+    steps = list(follow(ast.parse("\n".join(program)).body[:-1], {}, program))
+    check_steps(iter([(f"{line.strip()}#{','.join(map(str, s.values()))}", line) for line, s in steps]), found)
+    return steps[-1][1]["a"]
+
+
+def read_nye(program: list[str], found: list[str]) -> int:
+    """The output in the last `state:` of the paper's trace, each line checked. Raises `ScratchpadError`."""
+    function, call = ast.parse("\n".join(program)).body[:2]
+    if not (isinstance(function, ast.FunctionDef) and isinstance(call, ast.Assign)):
+        raise ScratchpadError("the question holds no function and call")
+    start = {"v0": int(ast.unparse(call.value)[2:-1])}
+    steps = list(follow(function.body[:-1], dict(start), program))
+    frame, output = {"f": "<callable_object f>"}, steps[-1][1]["v0"]
+    states = [frame, start, *(state for _, state in steps), frame | {"output": output}]
+    around = [program[node.lineno - 1] for node in (function, call, function.body[-1])]
+    executed = [*around[:2], *(line for line, _ in steps), around[2]]
+    text = ["state: {}"]
+    for line, state in zip(executed, states, strict=True):
+        text += [f"line: {line}", f"state: {json.dumps(state)}"]
+    check_steps(iter([(part, part) for part in text]), found)
+    return output
 
 
 def follow(nodes: list[ast.stmt], state: dict[str, int], lines: list[str]) -> Iterator[tuple[str, dict[str, int]]]:

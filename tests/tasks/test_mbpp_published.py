@@ -31,7 +31,7 @@ def test_the_report_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 class TestPublishedRows:
-    """On a part of them: the report on all is `python -m latentpad.tasks.mbpp PATH`."""
+    """On a part of them: the report on all is `python -m latentpad.tasks.mbpp_report PATH`."""
 
     def test_all_rows_load_with_the_published_splits(self) -> None:
         found = list(read_mbpp(str(data_file("mbpp.jsonl")), None))
