@@ -166,7 +166,11 @@ def use_sandbox(recipe: Recipe) -> None:
 
 def containment(task: Task) -> str:
     """What contains the programs that a run of this task executes; for its record."""
-    return "; ".join(shared().describe()) if executes_programs(task) else "none: no program is executed"
+    if not executes_programs(task):
+        return "none: no program is executed"
+    # Results are published: the interpreter's name and version, not where it lies.
+    lines = [ln.partition(",")[0] if ln.startswith("interpreter:") else ln for ln in shared().describe()]
+    return "; ".join(lines)
 
 
 def _check_programs(task: Task) -> str:

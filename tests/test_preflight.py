@@ -12,11 +12,11 @@ import pytest
 
 from latentpad.cli import main
 from latentpad.models.tokenizer import character_tokenizer
-from latentpad.preflight import check_plan, check_recipe, refuse_launchers, refuse_missing_packages
+from latentpad.preflight import check_plan, check_recipe, containment, refuse_launchers, refuse_missing_packages
 from latentpad.recipe.errors import MachineError, RecipeError
 from latentpad.recipe.load import content_key, load_plan
 from latentpad.recipe.schema import Recipe
-from latentpad.tasks import WorkedTask
+from latentpad.tasks import WorkedTask, build_task
 from latentpad.tasks.addition import Addition
 from latentpad.tasks.python_programs import PythonPrograms
 from reward import Outcome, Reward
@@ -280,6 +280,13 @@ def program_data(recipe_data: Data) -> Data:
 
 def test_programs_are_executed_before_a_run(program_data: Data) -> None:
     assert check_recipe(Recipe.model_validate(program_data))[1].startswith("programs run in the sandbox (tier ")
+
+
+def test_what_is_recorded_of_the_sandbox_holds_no_path_of_this_machine(program_data: Data) -> None:
+    recorded = containment(build_task(Recipe.model_validate(program_data).task))
+    assert recorded.startswith("tier: ")
+    assert "interpreter: cpython 3" in recorded
+    assert "/" not in recorded
 
 
 def test_a_program_that_does_not_print_its_gold_answer_is_refused(program_data: Data) -> None:
