@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("check", "find what is wrong with a recipe or an experiment, without running it")
     recipe_arguments(sub, "RECIPE")
+    sub.add_argument("--full", action="store_true", help="prove on the real model that an RL run would be right")
     sub = verb("train", "train one recipe, then evaluate it; goes on where it was if it was cut off")
     recipe_arguments(sub, "RECIPE")
     sub.add_argument("--out", type=Path, help="run folder (default: runs/NAME)")
@@ -118,6 +119,14 @@ def _check(args: argparse.Namespace) -> int:
     loaded, lines = _checked(args.recipe, args.overrides)
     for line in lines:
         say(f"ok  {line}")
+    if args.full:
+        from latentpad.experiments.run import prove_recipe
+        from latentpad.recipe.load import Plan
+
+        if isinstance(loaded, Plan):
+            raise RecipeError(f"{args.recipe}: --full needs a model on disk: give the recipe.yaml of one of its runs")
+        for line in prove_recipe(loaded):
+            say(f"ok  {line}")
     say(f"{args.recipe}: good ({type(loaded).__name__.lower()} '{loaded.name}')")
     return DONE
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentpad.algorithms import build_algorithm
+from latentpad.algorithms import CriticAlgorithm, build_algorithm
 from latentpad.formats import get_format
 from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
 from latentpad.recipe.errors import MachineError, RecipeError, unknown
@@ -46,11 +46,8 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
     task, text_format = build_task(recipe.task), get_format(recipe.format)
     for cell in recipe.evaluation.beyond:
         task.check_cell(cell)
-    for cell in (recipe.rl.cells or []) if recipe.rl is not None else []:
-        if cell not in task.cells:
-            raise RecipeError(f"rl.cells: {unknown('cell', cell, task.cells)}")
-    if recipe.algorithm is not None:
-        build_algorithm(recipe.algorithm)
+    if recipe.rl is not None:
+        _check_rl(recipe, task)
     if recipe.pretrain is not None and recipe.pretrain.scratchpad_share > 0:
         worked(task)
     if recipe.supervised is not None and recipe.supervised.target == "scratchpad":
@@ -109,6 +106,32 @@ def check_plan(plan: Plan) -> list[str]:
         except RecipeError as error:
             raise RecipeError(f"arms.{arm.name}.{error}") from error
     return lines
+
+
+def _check_rl(recipe: Recipe, task: Task) -> None:
+    """What an RL recipe names must be there, and its numbers must go together."""
+    section, algorithm = recipe.rl_section, recipe.algorithm
+    named = {"rl.cells": section.cells or [], "rl.ladder.rungs": section.ladder.rungs if section.ladder else []}
+    for key, cells in named.items():
+        for cell in cells:
+            if cell not in task.cells:
+                raise RecipeError(f"{key}: {unknown('cell', cell, task.cells)}")
+    assert algorithm is not None
+    built, limit, steps = build_algorithm(algorithm), recipe.rollout.max_new_tokens, recipe.training.steps
+    if built.needs.overlong_buffer >= limit:
+        raise RecipeError(
+            f"algorithm.overlong_buffer: got {built.needs.overlong_buffer}; expected less than "
+            f"rollout.max_new_tokens ({limit})"
+        )
+    if isinstance(built, CriticAlgorithm) and built.critic.pretraining_steps >= steps:
+        raise RecipeError(
+            f"algorithm.critic.pretraining_steps: got {built.critic.pretraining_steps}; expected fewer than "
+            f"training.steps ({steps}): they are the first of them"
+        )
+    if section.kl is not None and section.kl.reference not in ("base", "moving"):
+        reference = Path(section.kl.reference)
+        if not reference.is_dir():
+            raise RecipeError(f"rl.kl.reference: got {section.kl.reference!r}; expected base, moving, or a checkpoint")
 
 
 def _tokenizer(model: ModelSection, task: Task, text_format: Format) -> tuple[Any, int]:

@@ -20,10 +20,9 @@ class Bar(Protocol):
         """So much more is done; `note` is a short state such as `reward 0.93`."""
         ...
 
-
-class _Quiet:
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Nothing is shown."""
+    def say(self, line: str) -> None:
+        """Show a line that stays, such as an alarm."""
+        ...
 
 
 class _Plain:
@@ -38,6 +37,9 @@ class _Plain:
         left = f", {(self._total - self._done) / rate:.0f} s left" if rate else ""
         pace = f", {rate:.1f}/s" if rate else ""
         line = f"{self._title}: {self._done}/{self._total}{pace}{left}{'  ' if note else ''}{note}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def advance(self, amount: int = 1, note: str = "") -> None:
@@ -76,5 +78,8 @@ def stage(title: str, total: int, done: int = 0) -> Iterator[Bar]:
                 self.count += amount
                 rate = self.count / max(time.monotonic() - start, 1e-9)
                 progress.update(task, advance=amount, rate=f"{rate:.1f}/s", note=note)
+
+            def say(self, line: str) -> None:
+                progress.console.print(line, markup=False, highlight=False)
 
         yield _Terminal()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ class Rollout:
         token_ids: the T sampled tokens, the stop token included if there was one. Never re-tokenised text.
         logprobs: the sampler's logprob of each of them, in nats, at the temperature that it sampled with.
         finish_reason: STOP or LENGTH.
-        policy_version: optimizer steps that the sampling policy had taken.
+        policy_version: training steps that the sampling policy had taken.
         adapter_hash: hash of the trainable weights that it was sampled with; empty where nobody asked for it.
         seed: of this rollout alone.
     """
@@ -108,6 +108,9 @@ class Batch:
         advantages: [B, T], 0 at padding.
         weights: [B, T], 0 at padding: what each token's loss counts in the whole step. The step's loss is
             `(loss * weights).sum()` over all batches that it was cut into, so the cut cannot matter.
+        reference_logprobs: [B, T] of the reference policy; None where there is no KL term.
+        values: [B, T + 1] of the critic before this step; None without a critic.
+        returns: [B, T] what the critic is to learn; None without a critic.
     """
 
     token_ids: Tensor
@@ -117,10 +120,15 @@ class Batch:
     rollout_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
+    reference_logprobs: Tensor | None = None
+    values: Tensor | None = None
+    returns: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The same batch on a device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: None if tensor is None else tensor.to(device) for n, tensor in tensors.items()}
+        return Batch(**moved)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from latentpad.recipe.schema import Component, LoraSection, Recipe, ScratchSecti
 from latentpad.rollout import Request, Sampling
 from latentpad.rollout.local import LocalEngine
 from latentpad.tasks import build_task
+from latentpad.training.collate import Rows
 from latentpad.training.episodes import make_prompt
 from latentpad.training.optimizer import Optimizer
-from latentpad.types import FinishReason, Problem, Prompt, Rollout
+from latentpad.types import Batch, FinishReason, Problem, Prompt, Rollout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,6 +84,13 @@ def off_policy(rollouts: Sequence[Rollout], *, spread: float, seed: int = 0) -> 
     """The same rollouts as if another policy had sampled them: ratios spread far enough to be clipped."""
     rng = Random(seed)
     return [replace(r, logprobs=tuple(v + rng.uniform(-spread, spread) for v in r.logprobs)) for r in rollouts]
+
+
+def collate(
+    rollouts: Sequence[Rollout], advantages: Sequence[float | torch.Tensor], weights: Sequence[float], **columns: Any
+) -> Batch:
+    """One batch of all of them."""
+    return Rows(rollouts, advantages, weights, **columns).collate()
 
 
 def optimizer(made: Policy, **changes: Any) -> Optimizer:

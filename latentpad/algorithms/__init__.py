@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 from latentpad.recipe.components import build
+from latentpad.recipe.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,34 +17,117 @@ if TYPE_CHECKING:
     from latentpad.types import TokenLoss
 
 ALGORITHMS = {
+    "ppo": "latentpad.algorithms.ppo:PPO",
     "grpo": "latentpad.algorithms.grpo:GRPO",
+    "dr_grpo": "latentpad.algorithms.dr_grpo:DrGRPO",
+    "rloo": "latentpad.algorithms.rloo:RLOO",
+    "reinforce_plus_plus": "latentpad.algorithms.reinforce_plus_plus:ReinforcePlusPlus",
+    "dapo": "latentpad.algorithms.dapo:DAPO",
+    "gspo": "latentpad.algorithms.gspo:GSPO",
+    "cispo": "latentpad.algorithms.cispo:CISPO",
+    "signed": "latentpad.algorithms.signed:Signed",
 }
 
 Aggregation = Literal["token", "sequence", "constant"]
 
 
-class Algorithm(Protocol):
-    """What an algorithm brings."""
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an algorithm asks of the loop around it.
+
+    Attributes:
+        aggregation: how token losses are averaged; see `token_weights`.
+        sampling_rounds: how often a step may sample anew to replace groups without a signal (DAPO); 1 keeps them.
+        overlong_buffer: the last so many tokens before the length limit cost up to 1 of reward (DAPO); 0 costs nothing.
+    """
+
+    aggregation: Aggregation = "token"
+    sampling_rounds: int = 1
+    overlong_buffer: int = 0
+
+
+class TokenObjective(Protocol):
+    """What every algorithm brings."""
 
     @property
-    def aggregation(self) -> Aggregation:
-        """How token losses are averaged; see `token_weights`."""
+    def needs(self) -> Needs:
+        """What it asks of the loop."""
         ...
+
+    def token_loss(self, *, logprobs: Tensor, rollout_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLoss:
+        """Unreduced losses [B, T] from tensors [B, T]; entries where `mask` is false mean nothing, in and out."""
+        ...
+
+
+@runtime_checkable
+class GroupAlgorithm(TokenObjective, Protocol):
+    """One whose advantages come from rewards alone: one a rollout."""
+
+    def advantages(self, rewards: Sequence[Sequence[float]], lengths: Sequence[Sequence[int]]) -> list[list[float]]:
+        """From rewards (and response tokens) by group to advantages by group, over the whole step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Critic:
+    """How values are learned.
+
+    Attributes:
+        kind: `head` on the policy's own trunk, or a `model` of its own that starts as a copy of the policy.
+        learning_rate: of the head, or of that model.
+        lora_rank: the model's own LoRA; 0 trains all its weights. Not used by `head`.
+        minibatches: optimizer steps of the model on each step's rollouts (of the head: while it is pretrained).
+        pretraining_steps: the first so many steps of training fit the values alone.
+        loss_coef: weight of the value loss in the gradient of the shared trunk; 0 cuts it off. Not used by `model`.
+    """
+
+    kind: Literal["head", "model"] = "model"
+    learning_rate: float = 1e-3
+    lora_rank: int = 0
+    minibatches: int = 4
+    pretraining_steps: int = 5
+    loss_coef: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.learning_rate <= 0 or self.minibatches < 1:
+            raise RecipeError(
+                f"critic: learning_rate {self.learning_rate}, minibatches {self.minibatches}: expected more than 0"
+            )
+        if self.lora_rank < 0 or self.pretraining_steps < 0 or self.loss_coef < 0:
+            raise RecipeError("critic: lora_rank, pretraining_steps and loss_coef: expected 0 or more")
+        if self.kind == "head" and self.lora_rank:
+            raise RecipeError("critic: lora_rank is of a 'model'; a 'head' stands on the policy's own trunk: remove it")
+
+
+@runtime_checkable
+class CriticAlgorithm(TokenObjective, Protocol):
+    """One whose advantages come from rewards and values: one a token."""
 
     @property
-    def kl_coef(self) -> float:
-        """The weight of the KL term in the loss; 0 needs no reference."""
+    def critic(self) -> Critic:
+        """How its values are learned."""
         ...
 
-    def advantages(self, rewards: Sequence[Sequence[float]]) -> list[list[float]]:
-        """From rewards by group to advantages by group, over the whole step."""
+    def token_advantages(
+        self, rewards: Tensor, values: Tensor, lengths: Tensor, truncated: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages and returns [B, T] of the whole step.
+
+        Args:
+            rewards: [B, T], 0 but where something was earned or paid.
+            values: [B, T + 1]; column t is the value before token t, column `lengths[b]` that after the last token.
+            lengths: [B] response tokens; whatever stands beyond them means nothing.
+            truncated: [B] whether the response was cut by the length limit.
+        """
         ...
 
-    def token_loss(
-        self, *, logprobs: Tensor, rollout_logprobs: Tensor, advantages: Tensor, reference_logprobs: Tensor | None
-    ) -> TokenLoss:
-        """Unreduced losses [B, T] from tensors [B, T]."""
+    def value_loss(self, *, values: Tensor, old_values: Tensor, returns: Tensor) -> TokenLoss:
+        """Unreduced losses [B, T] of the values, from tensors [B, T]."""
         ...
+
+
+Algorithm = GroupAlgorithm | CriticAlgorithm
 
 
 def build_algorithm(component: Component) -> Algorithm:

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from latentpad.formats import get_format
@@ -16,6 +17,8 @@ from latentpad.tasks import build_task
 from latentpad.training.checkpoint import newest_checkpoint, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
 
@@ -59,6 +62,30 @@ def run_recipe(recipe: Recipe, folder: Path, *, parent_key: str = "") -> None:
         write_json(folder / DONE, {"key": key, "step": step, "counters": last_counters(folder)})
 
 
+def prove_recipe(recipe: Recipe) -> Iterator[str]:
+    """The start-up proofs of an RL recipe on its real model, a line each; nothing is left on disk.
+
+    Raises:
+        RecipeError: bad recipe.
+        MachineError: a proof failed.
+    """
+    from latentpad.algorithms import build_algorithm
+    from latentpad.rollout.local import LocalEngine
+    from latentpad.training.proofs import prove_all
+    from latentpad.training.rl import RLTrainer
+    from latentpad.training.run_folder import RunFolder
+
+    if recipe.algorithm is None:
+        raise RecipeError(f"--full proves the loop of method 'rl'; this recipe's method is {recipe.method!r}")
+    with TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder), recipe, content_key(recipe))
+        policy = _starting_policy(recipe)
+        task, text_format = build_task(recipe.task), get_format(recipe.format)
+        engine = LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
+        algorithm = build_algorithm(recipe.algorithm)
+        yield from prove_all(RLTrainer(recipe, run, policy, engine, task, text_format, algorithm))
+
+
 def last_counters(folder: Path) -> dict[str, float]:
     """What the run has cost, from its last line of metrics."""
     last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
@@ -88,11 +115,15 @@ def _train(recipe: Recipe, run: Any, policy: Policy) -> None:
     else:
         from latentpad.algorithms import build_algorithm
         from latentpad.rollout.local import LocalEngine
-        from latentpad.training.rl import train_rl
+        from latentpad.training.proofs import prove_start
+        from latentpad.training.rl import RLTrainer
 
         assert recipe.algorithm is not None
         engine = LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
-        train_rl(recipe, run, policy, engine, task, text_format, build_algorithm(recipe.algorithm))
+        algorithm = build_algorithm(recipe.algorithm)
+        trainer = RLTrainer(recipe, run, policy, engine, task, text_format, algorithm)
+        run.note_proofs(prove_start(trainer))
+        trainer.train()
 
 
 def evaluate_run(folder: Path, recipe: Recipe) -> tuple[int, list[Any], list[dict[str, Any]]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +17,6 @@ from latentpad.seeding import seed_of
 from reward import CLOSE_TAG, OPEN_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from latentpad.recipe.schema import LoraSection, ScratchSection
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -56,7 +52,16 @@ class Policy:
         digest = hashlib.sha256()
         for name, parameter in sorted(self.trainable().items()):
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(_bytes_of(parameter))
+        return digest.hexdigest()
+
+    def base_hash(self) -> str:
+        """SHA-256 of the weights that are not trained, to the bit: what an adapter stands on."""
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.model.named_parameters()):
+            if not parameter.requires_grad:
+                digest.update(name.encode())
+                digest.update(_bytes_of(parameter))
         return digest.hexdigest()
 
     @cached_property
@@ -79,6 +84,11 @@ class Policy:
         with quiet_libraries():
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def _bytes_of(parameter: torch.nn.Parameter) -> bytes:
+    """Of any dtype: numpy knows no bfloat16."""
+    return parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def default_device() -> str:
@@ -137,7 +147,7 @@ def load_policy(path: Path, *, lora: LoraSection | None = None, seed: int = 0) -
         _switch_off_dropout(model)
         tokenizer = AutoTokenizer.from_pretrained(path)
         if lora is not None:
-            model = _with_lora(model, lora, seed)
+            model = with_lora(model, lora, seed)
     stop_ids = stop_token_ids(_root_of(path), tokenizer)
     device = default_device()
     return Policy(model.to(device), tokenizer, stop_ids, device)
@@ -181,7 +191,8 @@ def _load_merged(path: Path, auto: Any) -> Any:
     return model
 
 
-def _with_lora(model: Any, lora: LoraSection, seed: int) -> Any:
+def with_lora(model: Any, lora: LoraSection, seed: int) -> Any:
+    """The model with a new adapter on all linear layers but the output head, its weights drawn from `seed`."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -190,30 +201,3 @@ def _with_lora(model: Any, lora: LoraSection, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed_of("lora", seed))
         return get_peft_model(model, config)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The frozen policy that KL is measured to: the weights that training started from, called `base` in recipes.
-
-    With LoRA it is the policy with its adapter switched off; otherwise a frozen copy.
-    """
-
-    policy: Policy
-    copy: Any | None
-
-    @classmethod
-    def of(cls, policy: Policy) -> Reference:
-        """The reference, taken before the first step of training."""
-        if policy.uses_lora:
-            return cls(policy, None)
-        return cls(policy, deepcopy(policy.model).requires_grad_(False))
-
-    @contextmanager
-    def model(self) -> Iterator[Any]:
-        """The reference model, for the time of the `with` block."""
-        if self.copy is not None:
-            yield self.copy
-        else:
-            with self.policy.model.disable_adapter():
-                yield self.policy.model

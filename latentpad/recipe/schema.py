@@ -6,11 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys and loose types are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from latentpad.recipe.rl_schema import HealthSection, RLSection
+from latentpad.recipe.section import Section
 
 
 class Component(BaseModel):
@@ -110,22 +107,6 @@ class SupervisedSection(Section):
     examples_per_step: int = Field(gt=0)
 
 
-class RLSection(Section):
-    """Policy gradient on final answers.
-
-    Each step's prompts come from the task's cells in turn, or from `cells`, where one may be named more than once so
-    that it comes up more often.
-
-    `signal` is what the advantages are made of: each rollout's own `answer`, or the same rewards dealt out at `random`
-    among the rollouts of the step (a control: same rate, no information).
-    """
-
-    prompts_per_step: int = Field(gt=0)
-    group_size: int = Field(gt=1)
-    cells: list[str] | None = Field(default=None, min_length=1)
-    signal: Literal["answer", "random"] = "answer"
-
-
 class EvaluationSection(Section):
     """Held-out problems per cell (a cell that has fewer is evaluated whole); `beyond` names further cells to report.
 
@@ -173,6 +154,7 @@ class Recipe(Section):
     supervised: SupervisedSection | None = None
     rl: RLSection | None = None
     algorithm: Component | None = None
+    health: HealthSection | None = None
     sandbox: SandboxSection | None = None
 
     @model_validator(mode="after")
@@ -184,6 +166,8 @@ class Recipe(Section):
                 raise ValueError(f"section '{section}' is not used by method '{self.method}': remove it")
             if section in wanted and not given:
                 raise ValueError(f"method '{self.method}' needs a section '{section}'")
+        if self.method != "rl" and self.health is not None:
+            raise ValueError(f"section 'health' is not used by method '{self.method}': remove it")
         if self.method == "pretrain" and self.model.lora is not None:
             raise ValueError("method 'pretrain' trains all weights: remove 'model.lora'")
         if self.method != "pretrain" and self.training.matrix_learning_rate is not None:

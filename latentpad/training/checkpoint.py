@@ -32,15 +32,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None], *, key: str, keep: int = 1) -> Path:
-    """Write `folder/<step>`, whole or not at all, and drop all but the newest `keep`.
+def write_checkpoint(
+    folder: Path, step: int, fill: Callable[[Path], None], *, key: str, good: bool = True, keep: int = 1
+) -> Path:
+    """Write `folder/<step>`, whole or not at all, and drop all others but the newest `keep` good ones.
 
     Args:
         folder: the run's `checkpoints`.
         step: optimizer steps taken.
         fill: writes the files into the folder that it is given.
         key: of the recipe; a checkpoint of another recipe is refused on resume.
-        keep: how many to keep.
+        good: whether it is one to roll back to; kept in the manifest.
+        keep: how many good ones to keep; this one stays in any case.
     """
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"{_ASIDE}{step}"
@@ -48,17 +51,32 @@ def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None], *, k
     aside.mkdir()
     fill(aside)
     files = sorted(f for f in aside.rglob("*") if f.is_file())
-    manifest = {"step": step, "key": key, "files": {str(f.relative_to(aside)): _sha256(f) for f in files}}
+    manifest = {"step": step, "key": key, "good": good, "files": {str(f.relative_to(aside)): _sha256(f) for f in files}}
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for file in [*files, aside / MANIFEST, aside]:
         _sync(file)
     final = folder / str(step)
-    shutil.rmtree(final, ignore_errors=True)
+    discard(folder, step)
     aside.rename(final)
     _sync(folder)
-    for old in sorted(steps_in(folder))[:-keep]:
-        shutil.rmtree(folder / str(old))
+    kept = [old for old in sorted(steps_in(folder)) if is_good(folder / str(old))]
+    for old in set(steps_in(folder)) - {step, *kept[-keep:]}:
+        discard(folder, old)
     return final
+
+
+def discard(folder: Path, step: int) -> None:
+    """Remove a checkpoint, which a kill cannot leave half removed; nothing happens if there is none."""
+    aside = folder / f"{_ASIDE}discarded-{step}"
+    shutil.rmtree(aside, ignore_errors=True)
+    if (folder / str(step)).is_dir():
+        (folder / str(step)).rename(aside)
+        shutil.rmtree(aside)
+
+
+def is_good(checkpoint: Path) -> bool:
+    """Whether the run was well when this checkpoint was written."""
+    return bool(json.loads((checkpoint / MANIFEST).read_text()).get("good", True))
 
 
 def steps_in(folder: Path) -> list[int]:

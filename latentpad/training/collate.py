@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +11,8 @@ from latentpad.types import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
     from latentpad.types import Rollout
 
@@ -29,39 +32,75 @@ def cut_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return parts
 
 
-def collate(rollouts: Sequence[Rollout], advantages: Sequence[float], weights: Sequence[float]) -> Batch:
-    """One batch; all masks come from lengths.
+@dataclass(frozen=True)
+class Rows:
+    """B rollouts with all that the learner needs of each, a column an attribute.
 
-    Args:
-        rollouts: B of them.
-        advantages: one a rollout, given to each of its tokens.
+    Attributes:
+        rollouts: B of them, response b of T_b tokens.
+        advantages: one a rollout, given to each of its tokens, or [T_b], one a token.
         weights: one a rollout, what each of its tokens counts in the whole step.
+        reference_logprobs: [T_b] each, or None.
+        values: [T_b + 1] each, or None.
+        returns: [T_b] each, or None.
     """
-    prompts = [rollout.prompt.token_ids for rollout in rollouts]
-    responses = [rollout.token_ids for rollout in rollouts]
-    before, after = max(map(len, prompts)), max(1, *map(len, responses))
-    shape = (len(rollouts), before + after)
-    token_ids, attention_mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
-    response_mask = torch.zeros(len(rollouts), after, dtype=torch.bool)
-    logprobs, advantage, weight = (torch.zeros(len(rollouts), after) for _ in range(3))
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        start, end = before - len(prompt), before + len(response)
-        token_ids[row, start:end] = torch.tensor([*prompt, *response])
-        attention_mask[row, start:end] = 1
-        response_mask[row, : len(response)] = True
-        logprobs[row, : len(response)] = torch.tensor(rollouts[row].logprobs)
-        advantage[row, : len(response)] = advantages[row]
-        weight[row, : len(response)] = weights[row]
-    positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-    return Batch(token_ids, attention_mask, positions, response_mask, logprobs, advantage, weight)
 
+    rollouts: Sequence[Rollout]
+    advantages: Sequence[float | Tensor]
+    weights: Sequence[float]
+    reference_logprobs: Sequence[Tensor] | None = None
+    values: Sequence[Tensor] | None = None
+    returns: Sequence[Tensor] | None = None
 
-def micro_batches(
-    rollouts: Sequence[Rollout], advantages: Sequence[float], weights: Sequence[float], *, budget: int
-) -> list[Batch]:
-    """The same rollouts as several batches, rows of similar length together."""
-    lengths = [len(rollout.prompt.token_ids) + len(rollout.token_ids) for rollout in rollouts]
-    return [
-        collate([rollouts[i] for i in part], [advantages[i] for i in part], [weights[i] for i in part])
-        for part in cut_by_tokens(lengths, budget)
-    ]
+    def take(self, indices: Sequence[int], *, scale: float = 1.0) -> Rows:
+        """These rows, their weights times `scale`."""
+
+        def pick(column: Any) -> Any:
+            return None if column is None else [column[i] for i in indices]
+
+        weights = [self.weights[i] * scale for i in indices]
+        columns = (self.reference_logprobs, self.values, self.returns)
+        return Rows(pick(self.rollouts), pick(self.advantages), weights, *map(pick, columns))
+
+    def parts(self, budget: int) -> list[list[int]]:
+        """Indices of micro-batches of at most `budget` padded tokens, rows of similar length together."""
+        return cut_by_tokens([len(r.prompt.token_ids) + len(r.token_ids) for r in self.rollouts], budget)
+
+    def batches(self, budget: int) -> list[Batch]:
+        """The rows as micro-batches."""
+        return [self.take(part).collate() for part in self.parts(budget)]
+
+    def collate(self) -> Batch:
+        """One batch; all masks come from lengths."""
+        prompts = [rollout.prompt.token_ids for rollout in self.rollouts]
+        responses = [rollout.token_ids for rollout in self.rollouts]
+        before, after = max(map(len, prompts)), max(1, *map(len, responses))
+        shape = (len(self.rollouts), before + after)
+        token_ids, attention_mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            start, end = before - len(prompt), before + len(response)
+            token_ids[row, start:end] = torch.tensor([*prompt, *response])
+            attention_mask[row, start:end] = 1
+        lengths = torch.tensor([len(response) for response in responses])
+        return Batch(
+            token_ids=token_ids,
+            attention_mask=attention_mask,
+            position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
+            response_mask=torch.arange(after) < lengths.unsqueeze(1),
+            rollout_logprobs=self._column([torch.tensor(r.logprobs) for r in self.rollouts], after),
+            advantages=self._column(self.advantages, after),
+            weights=self._column(self.weights, after),
+            reference_logprobs=None
+            if self.reference_logprobs is None
+            else self._column(self.reference_logprobs, after),
+            values=None if self.values is None else self._column(self.values, after + 1),
+            returns=None if self.returns is None else self._column(self.returns, after),
+        )
+
+    def _column(self, column: Sequence[float | Tensor], width: int) -> Tensor:
+        """[B, width], 0 beyond each row; a single number stands at every response token."""
+        tensor = torch.zeros(len(column), width)
+        for row, entry in enumerate(column):
+            length = len(entry) if isinstance(entry, torch.Tensor) else len(self.rollouts[row].token_ids)
+            tensor[row, :length] = entry
+        return tensor

@@ -1,22 +1,25 @@
-"""The learner: one optimizer step from micro-batches. The only place where a loss is reduced."""
+"""The learner: one optimizer step of the policy from micro-batches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from latentpad.models.policy import Reference
-from latentpad.training.forward import response_logprobs
+from latentpad.algorithms.parts import kl_estimate
+from latentpad.training.forward import forward
+from latentpad.training.reduce import inside, ratio_metrics, weighted_sum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from latentpad.algorithms import Algorithm
+    from latentpad.algorithms import TokenObjective
     from latentpad.models.policy import Policy
+    from latentpad.training.critic import CriticLearner
+    from latentpad.training.forward import Forward
     from latentpad.training.optimizer import Optimizer
     from latentpad.types import Batch
 
@@ -25,55 +28,85 @@ if TYPE_CHECKING:
 class Learner:
     """Accumulates gradients of `(loss * weights).sum()`, then steps.
 
-    The weights belong to the whole step, so the gradient does not depend on how it was cut into micro-batches.
+    Attributes:
+        policy: what is trained.
+        algorithm: the policy's loss.
+        optimizer: of the policy's weights.
+        temperature: that responses were sampled at.
+        forbidden_ids: tokens that could not be sampled.
+        kl_estimator: of the KL term in the loss; its weight is given step by step.
+        entropy_coef: weight of the entropy bonus.
+        critic: a value head on the policy's trunk, trained in the same pass.
     """
 
     policy: Policy
-    algorithm: Algorithm
+    algorithm: TokenObjective
     optimizer: Optimizer
     temperature: float
     forbidden_ids: tuple[int, ...] = ()
+    kl_estimator: Literal["k2", "k3"] = "k3"
+    entropy_coef: float = 0.0
+    critic: CriticLearner | None = None
 
-    def __post_init__(self) -> None:
-        """Take the reference while the policy is still what training starts from."""
-        self._reference = Reference.of(self.policy) if self.algorithm.kl_coef else None
-
-    def accumulate(self, batches: Sequence[Batch]) -> dict[str, float]:
+    def accumulate(self, batches: Sequence[Batch], kl_coef: float = 0.0) -> dict[str, float]:
         """Add the gradients of these batches; returns the loss, and the mean of each metric over response tokens."""
         sums: dict[str, float] = {}
         tokens, loss_sum = 0, 0.0
+        log_ratios: list[Tensor] = []
         self.policy.model.train()
-        for batch in (b.to(self.policy.device) for b in batches):
-            logprobs = self._logprobs(self.policy.model, batch)
-            result = self.algorithm.token_loss(
-                logprobs=logprobs,
-                rollout_logprobs=batch.rollout_logprobs.to(logprobs.dtype),
-                advantages=batch.advantages,
-                reference_logprobs=self._reference_logprobs(batch),
-            )
-            mask = batch.response_mask
-            # `where`, not only a zero weight: 0 * inf at padding would be nan.
-            loss = (torch.where(mask, result.loss, 0.0) * batch.weights).sum()
+        for batch in (inside(b.to(self.policy.device)) for b in batches):
+            out = self.forward(batch)
+            loss, metrics = self._loss(out, batch, kl_coef)
             loss.backward()  # type: ignore[no-untyped-call]
+            mask = batch.response_mask
             loss_sum += float(loss.detach())
             tokens += int(mask.sum())
-            for name, values in result.metrics.items():
+            for name, values in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(values[mask].sum())
-        return {"loss": loss_sum} | {name: total / max(1, tokens) for name, total in sums.items()}
+            log_ratios.append((out.logprobs.detach() - batch.rollout_logprobs)[mask])
+        means = {name: total / max(1, tokens) for name, total in sums.items()}
+        return {"loss": loss_sum} | means | ratio_metrics(torch.cat(log_ratios))
 
-    def step(self, batches: Sequence[Batch], step: int) -> dict[str, float]:
-        """One optimizer step, number `step` counted from 0; with no batch, none is taken."""
+    def step(self, batches: Sequence[Batch], step: int, kl_coef: float = 0.0) -> dict[str, float]:
+        """One optimizer step in training step number `step` (from 0); with no batch, none is taken."""
         if not batches:
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.optimizer.learning_rate(step)}
-        metrics = self.accumulate(batches)
+        metrics = self.accumulate(batches, kl_coef)
+        if self.critic is not None:
+            metrics["critic_grad_norm"] = self.critic.apply(step)
         norm, rate = self.optimizer.step(step)
         return metrics | {"grad_norm": norm, "learning_rate": rate}
 
-    def _logprobs(self, model: object, batch: Batch) -> Tensor:
-        return response_logprobs(model, batch, temperature=self.temperature, forbidden_ids=self.forbidden_ids)
+    def forward(self, batch: Batch) -> Forward:
+        """The policy on a batch, as it was sampled."""
+        return forward(
+            self.policy.model,
+            batch,
+            temperature=self.temperature,
+            forbidden_ids=self.forbidden_ids,
+            entropy=self.entropy_coef > 0,
+            hidden=self.critic is not None,
+        )
 
-    def _reference_logprobs(self, batch: Batch) -> Tensor | None:
-        if self._reference is None:
-            return None
-        with torch.no_grad(), self._reference.model() as model:
-            return self._logprobs(model, batch)
+    def _loss(self, out: Forward, batch: Batch, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss of a batch, and metrics [B, T]."""
+        objective = self.algorithm.token_loss(
+            logprobs=out.logprobs,
+            rollout_logprobs=batch.rollout_logprobs.to(out.logprobs.dtype),
+            advantages=batch.advantages,
+            mask=batch.response_mask,
+        )
+        loss, metrics = objective.loss, dict(objective.metrics)
+        if batch.reference_logprobs is not None:
+            reference = batch.reference_logprobs.to(out.logprobs.dtype)
+            metrics["kl"] = kl_estimate(out.logprobs, reference, "k3").detach()
+            if kl_coef:
+                loss = loss + kl_coef * kl_estimate(out.logprobs, reference, self.kl_estimator)
+        if out.entropy is not None:
+            metrics["policy_entropy"] = out.entropy.detach()
+            loss = loss - self.entropy_coef * out.entropy
+        if self.critic is None or out.hidden is None:
+            return weighted_sum(loss, batch), metrics
+        value = self.critic.token_loss(self.critic.shared(out.hidden), batch)
+        metrics |= {"value_loss": value.loss.detach(), **value.metrics}
+        return weighted_sum(loss, batch) + weighted_sum(value.loss, batch), metrics

@@ -3,130 +3,211 @@
 from __future__ import annotations
 
 import time
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from latentpad.algorithms import token_weights
+from latentpad.algorithms import CriticAlgorithm
 from latentpad.progress import stage
-from latentpad.recipe.errors import MachineError
-from latentpad.rollout import Request, Sampling
-from latentpad.seeding import name_of, rng_of, seed_of
-from latentpad.training.collate import micro_batches
-from latentpad.training.episodes import grade_rollouts, into_groups, make_prompt
+from latentpad.recipe.errors import Diverged
+from latentpad.recipe.rl_schema import HealthSection
+from latentpad.rollout import Sampling
+from latentpad.seeding import rng_of
+from latentpad.training.collect import Collector
+from latentpad.training.critic import CriticLearner
+from latentpad.training.health import Health
 from latentpad.training.interrupt import graceful_stop
+from latentpad.training.kl_term import KLTerm
+from latentpad.training.ladder import Ladder
 from latentpad.training.learner import Learner
 from latentpad.training.optimizer import Optimizer
+from latentpad.training.rows import make_rows, observe, value_metrics
+from latentpad.training.signal import training_signal
 from latentpad.training.state import TrainingState
-from reward import Outcome, writes_scratchpad
+from latentpad.training.step_metrics import over_updates, step_metrics
+from reward import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from latentpad.algorithms import Algorithm
     from latentpad.formats import Format
     from latentpad.models.policy import Policy
+    from latentpad.progress import Bar
     from latentpad.recipe.schema import Recipe
     from latentpad.rollout import RolloutEngine
     from latentpad.tasks import Task
+    from latentpad.training.collate import Rows
+    from latentpad.training.collect import Collected
+    from latentpad.training.interrupt import Stop
     from latentpad.training.run_folder import RunFolder
-    from latentpad.types import Batch, Group, Problem
-
-# The share of a step's rollouts whose grading may break before the step is refused.
-MAX_GRADER_FAILURES = 0.01
 
 
-def step_problems(task: Task, recipe: Recipe, step: int) -> list[Problem]:
-    """The problems of a step: the recipe's cells in turn, drawn by seed, step and place; the same for every arm."""
-    count, cells = recipe.rl_section.prompts_per_step, recipe.rl_section.cells or task.cells
-    return [task.draw("train", cells[i % len(cells)], name_of(recipe.seed, "rl", step, i)) for i in range(count)]
+class RLTrainer:
+    """Everything that an RL run is made of, and its steps."""
 
-
-def step_requests(
-    policy: Policy, text_format: Format, problems: Sequence[Problem], recipe: Recipe, step: int
-) -> list[Request]:
-    """`group_size` requests a problem, each with a seed hashed from the names of what it draws."""
-    requests = []
-    for place, problem in enumerate(problems):
-        prompt = make_prompt(policy, text_format, problem)
-        for sample in range(recipe.rl_section.group_size):
-            seed = seed_of("rollout", recipe.seed, problem.task, problem.split, step, place, problem.id, sample)
-            requests.append(Request(prompt, seed))
-    return requests
-
-
-def training_signal(groups: Sequence[Group], recipe: Recipe, step: int) -> list[list[float]]:
-    """What advantages are made of: the rewards, or the same rewards dealt out at random within the step."""
-    signal = [[episode.reward.value for episode in group.episodes] for group in groups]
-    if recipe.rl_section.signal == "answer":
-        return signal
-    flat = [value for row in signal for value in row]
-    rng_of("random signal", recipe.seed, step).shuffle(flat)
-    dealt = iter(flat)
-    return [[next(dealt) for _ in row] for row in signal]
-
-
-def learning_batches(
-    groups: Sequence[Group], signal: Sequence[Sequence[float]], algorithm: Algorithm, recipe: Recipe
-) -> tuple[list[Batch], int]:
-    """The step's micro-batches, and how many response tokens they train on.
-
-    Weights are fixed over all rollouts of the step first; then groups whose signal is all equal are left out, for they
-    carry no policy gradient. With a KL term they carry a gradient of that, and stay.
-    """
-    advantages = [a for row in algorithm.advantages(signal) for a in row]
-    rollouts = [episode.rollout for group in groups for episode in group.episodes]
-    limit = recipe.rollout.max_new_tokens
-    weights = token_weights(algorithm.aggregation, [len(r.token_ids) for r in rollouts], limit)
-    live = [algorithm.kl_coef > 0 or len(set(row)) > 1 for row in signal for _ in row]
-    kept = [i for i, alive in enumerate(live) if alive]
-    batches = micro_batches(
-        [rollouts[i] for i in kept],
-        [advantages[i] for i in kept],
-        [weights[i] for i in kept],
-        budget=recipe.training.micro_batch_tokens,
-    )
-    return batches, sum(len(rollouts[i].token_ids) for i in kept)
-
-
-def step_metrics(groups: Sequence[Group], signal: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Means over the step's rollouts; `entropy` is the mean of -logprob of the sampled tokens, in nats a token."""
-    episodes = [episode for group in groups for episode in group.episodes]
-    outcomes = [episode.reward.outcome for episode in episodes]
-    right = [fmean(e.reward.outcome is Outcome.CORRECT for e in group.episodes) for group in groups]
-    logprobs = [value for episode in episodes for value in episode.rollout.logprobs]
-    return {
-        "reward": fmean(episode.reward.value for episode in episodes),
-        "signal": fmean(value for row in signal for value in row),
-        "scratchpad_rate": fmean(writes_scratchpad(episode.response) for episode in episodes),
-        "live_groups": fmean(len(set(row)) > 1 for row in signal),
-        "all_right": fmean(share == 1 for share in right),
-        "all_wrong": fmean(share == 0 for share in right),
-        "entropy": -fmean(logprobs),
-        "response_tokens": fmean(len(episode.rollout.token_ids) for episode in episodes),
-        "truncated": fmean(outcome is Outcome.TRUNCATED for outcome in outcomes),
-        "unparseable": fmean(outcome is Outcome.UNPARSEABLE for outcome in outcomes),
-    }
-
-
-def graded_groups(groups: Sequence[Group], step: int) -> tuple[list[Group], float]:
-    """The groups whose every reward is a verdict, and the share of rewards that are none.
-
-    Where a grader broke, the 0 in its place must not be learned from.
-
-    Raises:
-        MachineError: more than `MAX_GRADER_FAILURES` of the step's rewards are none, or no group is left.
-    """
-    episodes = [episode for group in groups for episode in group.episodes]
-    failed = [episode for episode in episodes if episode.reward.outcome is Outcome.GRADER_FAILED]
-    kept = [g for g in groups if all(e.reward.outcome is not Outcome.GRADER_FAILED for e in g.episodes)]
-    rate = len(failed) / len(episodes)
-    if rate > MAX_GRADER_FAILURES or not kept:
-        raise MachineError(
-            f"step {step + 1}: the grader failed on {len(failed)} of {len(episodes)} rollouts ({rate:.1%}, allowed "
-            f"{MAX_GRADER_FAILURES:.0%}), first at problem {failed[0].rollout.prompt.problem.id}: "
-            f"{failed[0].reward.detail}"
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        policy: Policy,
+        engine: RolloutEngine,
+        task: Task,
+        text_format: Format,
+        algorithm: Algorithm,
+    ) -> None:
+        """From the run's newest checkpoint if it has one."""
+        section, training = recipe.rl_section, recipe.training
+        self.recipe, self.run, self.policy, self.engine, self.algorithm = recipe, run, policy, engine, algorithm
+        forbidden = policy.scratchpad_ids if recipe.scratchpad == "empty" else ()
+        sampling = Sampling(recipe.rollout.temperature, recipe.rollout.max_new_tokens, forbidden)
+        self.critic, idle = None, 0
+        if isinstance(algorithm, CriticAlgorithm):
+            self.critic = CriticLearner(policy, algorithm, training, seed=recipe.seed)
+            idle = algorithm.critic.pretraining_steps
+        self.idle_steps = idle
+        self.optimizer = Optimizer(policy, training, idle_steps=idle)
+        self.kl = KLTerm(policy, section.kl)
+        self.learner = Learner(
+            policy,
+            algorithm,
+            self.optimizer,
+            sampling.temperature,
+            forbidden,
+            kl_estimator=self.kl.estimator,
+            entropy_coef=section.entropy_coef,
+            critic=self.critic if self.critic is not None and not self.critic.separate else None,
         )
-    return kept, rate
+        self.ladder = None if section.ladder is None else Ladder(section.ladder)
+        rounds = algorithm.needs.sampling_rounds
+        self.collector = Collector(recipe, policy, engine, task, text_format, sampling, rounds, self.ladder)
+        self.health_section = recipe.health or HealthSection()
+        self.health = Health(self.health_section)
+        named = {"critic": self.critic, "kl": self.kl, "ladder": self.ladder, "health": self.health}
+        parts = {name: part for name, part in named.items() if part is not None}
+        rolls_back = self.health_section.action == "roll_back"
+        self.state = TrainingState(run, policy, self.optimizer, training, parts, keep=2 if rolls_back else 1)
+        if self.critic is not None:
+            self.critic.step_scale = self.optimizer.step_scale
+
+    def train(self) -> None:
+        """Train until `training.steps`.
+
+        Raises:
+            Stopped: the user asked to stop; a checkpoint was left.
+            MachineError: the grader failed too often.
+            Diverged: the gradient is not finite, or an alarm stopped the run.
+        """
+        steps, title = self.recipe.training.steps, f"{self.recipe.name} seed {self.recipe.seed}: rl"
+        with graceful_stop() as stop, stage(title, steps, self.state.step) as bar:
+            while self.state.step < steps:
+                self.guarded_step(bar, stop)
+
+    def step(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Sample, grade, learn; returns metrics and timing. Raises `MachineError` and `Diverged`."""
+        start, step = time.monotonic(), self.state.step
+        self.engine.sync(step, self.policy.trainable_hash())
+        collected = self.collector.collect(step)
+        sampled = time.monotonic()
+        signal = training_signal(collected.kept, self.policy, self.recipe, self.algorithm.needs, step)
+        rows = self.rows(collected, signal)
+        values = step_metrics(self.policy, collected.groups, signal) | collected.metrics()
+        if self.critic is not None:
+            values |= value_metrics(rows)
+        values |= self._learn(rows)
+        values |= self.kl.after_step(step, values.get("kl"))
+        if self.ladder is not None:
+            values["frontier"] = self.ladder.frontier
+            episodes = [episode for group in collected.groups for episode in group.episodes]
+            self.ladder.observe(
+                [(e.rollout.prompt.problem.cell, e.reward.outcome is Outcome.CORRECT) for e in episodes]
+            )
+        counters, episodes = self.state.counters, [e for group in collected.groups for e in group.episodes]
+        counters.samples += len(episodes)
+        counters.tokens_generated += sum(len(e.rollout.token_ids) for e in episodes)
+        counters.tokens_trained += sum(len(rollout.token_ids) for rollout in rows.rollouts)
+        return values, {"rollout_seconds": sampled - start, "train_seconds": time.monotonic() - sampled}
+
+    def rows(self, collected: Collected, signal: list[list[float]]) -> Rows:
+        """What is learned from the groups that were kept."""
+        rollouts = [episode.rollout for group in collected.kept for episode in group.episodes]
+        observed = observe(
+            rollouts,
+            self.learner,
+            reference=self.kl.reference,
+            critic=self.critic,
+            budget=self.recipe.training.micro_batch_tokens,
+        )
+        return make_rows(
+            rollouts,
+            signal,
+            self.algorithm,
+            observed,
+            max_new_tokens=self.recipe.rollout.max_new_tokens,
+            reward_kl=self.kl.reward_coef,
+            keep_all=self.kl.loss_coef > 0 or self.learner.entropy_coef > 0,
+        )
+
+    def _learn(self, rows: Rows) -> dict[str, float]:
+        """All optimizer steps of this step: of the policy unless only values are trained yet, and of the critic."""
+        step, section = self.state.step, self.recipe.rl_section
+        updates: list[dict[str, float]] = []
+        budget = self.recipe.training.micro_batch_tokens
+        if step >= self.idle_steps:
+            for epoch in range(section.epochs):
+                for part in self._minibatches(rows, section.minibatches, "policy", epoch):
+                    updates.append(self.learner.step(part.batches(budget), step, self.kl.loss_coef))
+        if self.critic is not None and (self.critic.separate or step < self.idle_steps):
+            for epoch in range(section.epochs):
+                for part in self._minibatches(rows, self.critic.minibatches, "critic", epoch):
+                    updates.append(self.critic.step(part.batches(budget), step))
+        return over_updates(updates)
+
+    def _minibatches(self, rows: Rows, count: int, whose: str, epoch: int) -> list[Rows]:
+        """The rows in `count` parts dealt at random, weights scaled so that each stands for the whole step."""
+        count = min(count, len(rows.rollouts))
+        if count <= 1:
+            return [rows]
+        order = list(range(len(rows.rollouts)))
+        rng_of("minibatches", whose, self.recipe.seed, self.state.step, epoch).shuffle(order)
+        return [rows.take(sorted(order[i::count]), scale=count) for i in range(count)]
+
+    def guarded_step(self, bar: Bar, stop: Stop) -> None:
+        """A step, what its alarms ask for, and its record.
+
+        Raises:
+            Diverged: an alarm says so and the recipe asks for no roll back, or too many were needed.
+        """
+        action = self.health_section.action
+        try:
+            values, timing = self.step()
+        except Diverged as error:
+            if action != "roll_back":
+                raise
+            self._roll_back(str(error), bar)
+            return
+        alarms = self.health.observe(self.state.step + 1, values)
+        for alarm in alarms:
+            does = action if alarm.severe else "warn"
+            if self.run.alarm(self.state.step + 1, alarm.name, alarm.message, does):
+                bar.say(f"{self.recipe.name}: alarm {alarm.name}, {alarm.message} [{does}]")
+        severe = [alarm.message for alarm in alarms if alarm.severe]
+        if severe and action == "stop":
+            raise Diverged(f"{severe[0]} (health.action is stop)")
+        if severe and action == "roll_back":
+            self._roll_back(severe[0], bar)
+            return
+        self.state.advance(values, timing, stop, good=self.health.good)
+        bar.advance(note=f"reward {values['reward']:.2f}, pads {values['scratchpad_rate']:.0%}")
+
+    def _roll_back(self, why: str, bar: Bar) -> None:
+        health, now = self.health_section, self.state.step
+        if self.state.roll_backs >= health.max_roll_backs:
+            raise Diverged(f"{why}; {health.max_roll_backs} roll backs did not help")
+        self.state.roll_back(health.step_factor, why)
+        if self.critic is not None:
+            self.critic.step_scale = self.optimizer.step_scale
+        bar.say(
+            f"{self.recipe.name}: {why}; rolled back to step {self.state.step}, learning rates now "
+            f"times {self.optimizer.step_scale:g}"
+        )
+        bar.advance(self.state.step - now)
 
 
 def train_rl(
@@ -138,34 +219,5 @@ def train_rl(
     text_format: Format,
     algorithm: Algorithm,
 ) -> None:
-    """Train until `training.steps`, from the run's newest checkpoint if it has one.
-
-    Raises:
-        Stopped: the user asked to stop; a checkpoint was left.
-        MachineError: the grader failed too often.
-        Diverged: the gradient is not finite.
-    """
-    training = recipe.training
-    forbidden = policy.scratchpad_ids if recipe.scratchpad == "empty" else ()
-    sampling = Sampling(recipe.rollout.temperature, recipe.rollout.max_new_tokens, forbidden)
-    optimizer = Optimizer(policy, training)
-    learner = Learner(policy, algorithm, optimizer, sampling.temperature, forbidden)
-    state = TrainingState(run, policy, optimizer, training)
-    with graceful_stop() as stop, stage(f"{recipe.name} seed {recipe.seed}: rl", training.steps, state.step) as bar:
-        while state.step < training.steps:
-            start = time.monotonic()
-            engine.sync(state.step, policy.trainable_hash())
-            problems = step_problems(task, recipe, state.step)
-            rollouts = engine.generate(step_requests(policy, text_format, problems, recipe, state.step), sampling)
-            episodes = grade_rollouts(policy, task, rollouts)
-            groups, failed = graded_groups(into_groups(episodes, recipe.rl_section.group_size), state.step)
-            sampled = time.monotonic()
-            signal = training_signal(groups, recipe, state.step)
-            batches, trained = learning_batches(groups, signal, algorithm, recipe)
-            values = step_metrics(groups, signal) | {"grader_failed": failed} | learner.step(batches, state.step)
-            state.counters.samples += len(rollouts)
-            state.counters.tokens_generated += sum(len(rollout.token_ids) for rollout in rollouts)
-            state.counters.tokens_trained += trained
-            timing = {"rollout_seconds": sampled - start, "train_seconds": time.monotonic() - sampled}
-            state.advance(values, timing, stop)
-            bar.advance(note=f"reward {values['reward']:.2f}, pads {values['scratchpad_rate']:.0%}")
+    """Train an RL recipe; see `RLTrainer.train`."""
+    RLTrainer(recipe, run, policy, engine, task, text_format, algorithm).train()

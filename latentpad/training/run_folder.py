@@ -157,8 +157,8 @@ class RunFolder:
         write_text(marker, key + "\n")
         write_text(path / "recipe.yaml", dump(recipe))
         write_json(path / "environment.json", environment(sandbox))
-        self._cut_metrics(0 if self.resume is None else self.resume[0])
         self._writer: Any = None
+        self.cut_metrics(0 if self.resume is None else self.resume[0])
 
     @property
     def checkpoints(self) -> Path:
@@ -170,8 +170,26 @@ class RunFolder:
         """One JSON object a step."""
         return self.path / "metrics.jsonl"
 
-    def _cut_metrics(self, step: int) -> None:
-        """Drop what was written after the checkpoint: those steps are taken again."""
+    def note_proofs(self, lines: list[str]) -> None:
+        """Write down what was proved before training."""
+        write_text(self.path / "proofs.txt", "".join(f"{line}\n" for line in lines))
+
+    @property
+    def alarms(self) -> Path:
+        """One JSON object an alarm; those of steps that were rolled back stay."""
+        return self.path / "alarms.jsonl"
+
+    def alarm(self, step: int, name: str, message: str, action: str) -> bool:
+        """Write an alarm down; false if it stands there already, from before a kill or a roll back."""
+        record = {"step": step, "alarm": name, "message": message, "action": action}
+        if self.alarms.is_file() and json.dumps(record) in self.alarms.read_text(encoding="utf-8").splitlines():
+            return False
+        append_line(self.alarms, record)
+        return True
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop what was written after a checkpoint: those steps are taken again."""
+        self.close()
         if not self.metrics.is_file():
             return
         kept = []
@@ -201,3 +219,4 @@ class RunFolder:
         """Flush what is buffered."""
         if self._writer is not None:
             self._writer.close()
+            self._writer = None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from latentpad.recipe.errors import RecipeError, Stopped
-from latentpad.training.checkpoint import STATE, write_checkpoint
+from latentpad.recipe.errors import Diverged, RecipeError, Stopped
+from latentpad.training.checkpoint import STATE, discard, is_good, steps_in, verify, write_checkpoint
 from latentpad.training.run_folder import Counters
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from latentpad.models.policy import Policy
@@ -22,24 +23,59 @@ if TYPE_CHECKING:
     from latentpad.training.run_folder import RunFolder
 
 
-class TrainingState:
-    """Policy, optimizer and counters of a run, and when they are written."""
+class Part(Protocol):
+    """Something else that a run carries from step to step: a critic, a curriculum, a controller."""
 
-    def __init__(self, run: RunFolder, policy: Policy, optimizer: Optimizer, training: TrainingSection) -> None:
-        """Take up the run's newest checkpoint, if it has one."""
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        ...
+
+
+class TrainingState:
+    """Policy, optimizer, counters and parts of a run, and when they are written.
+
+    Attributes:
+        step: training steps taken.
+        counters: what the run has cost.
+        roll_backs: how often it was rolled back.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        policy: Policy,
+        optimizer: Optimizer,
+        training: TrainingSection,
+        parts: Mapping[str, Part] | None = None,
+        *,
+        keep: int = 1,
+    ) -> None:
+        """Take up the run's newest checkpoint, if it has one; keep the newest `keep` good ones."""
         self._run, self._policy, self._optimizer, self._training = run, policy, optimizer, training
+        self._parts, self._keep = dict(parts or {}), keep
+        self._base = policy.base_hash()
         self.counters = Counters()
-        self.step = 0
+        self.step = self.roll_backs = 0
         if run.resume is not None:
             self._load(run.resume[1])
+        elif keep > 1:
+            self._write(good=True)  # there is always something to roll back to
         self._clock = time.monotonic()
 
     def _load(self, folder: Path) -> None:
         state = torch.load(folder / STATE, weights_only=True)
         parameters = self._policy.trainable()
-        if set(parameters) != set(state["weights"]):
+        if set(parameters) != set(state["weights"]) or set(self._parts) != set(state["parts"]):
             raise RecipeError(
                 f"{folder}: its trained weights are not those of this recipe: delete the run to start anew"
+            )
+        if self._base != state["base"]:
+            raise RecipeError(
+                f"{folder}: was trained on other base weights than model.path holds now: give those, or another --out"
             )
         with torch.no_grad():
             for name, parameter in parameters.items():
@@ -49,8 +85,11 @@ class TrainingState:
                 f"{folder}: the restored weights do not have the hash that was saved: delete this checkpoint"
             )
         self._optimizer.load(state["optimizer"])
+        self._optimizer.step_scale = state["step_scale"]
+        for name, part in self._parts.items():
+            part.load(state["parts"][name])
         self.counters = Counters(**state["counters"])
-        self.step = state["step"]
+        self.step, self.roll_backs = state["step"], state["roll_backs"]
 
     def _fill(self, folder: Path) -> None:
         self._policy.save(folder)
@@ -59,13 +98,26 @@ class TrainingState:
             "step": self.step,
             "weights": weights,
             "hash": self._policy.trainable_hash(),
+            "base": self._base,
             "optimizer": self._optimizer.state(),
+            "step_scale": self._optimizer.step_scale,
+            "roll_backs": self.roll_backs,
+            "parts": {name: part.state() for name, part in self._parts.items()},
             "counters": asdict(self.counters),
         }
         torch.save(state, folder / STATE)
 
-    def advance(self, values: dict[str, float], timing: dict[str, float], stop: Stop) -> None:
+    def _write(self, *, good: bool) -> None:
+        write_checkpoint(self._run.checkpoints, self.step, self._fill, key=self._run.key, good=good, keep=self._keep)
+
+    def advance(self, values: dict[str, float], timing: dict[str, float], stop: Stop, *, good: bool = True) -> None:
         """A step is done: log it, and write a checkpoint where one is due, at the end, or where a stop was asked for.
+
+        Args:
+            values: the step's metrics.
+            timing: what may differ between equal runs.
+            stop: whether the user asked to stop.
+            good: whether the run is well, so that a checkpoint written now is one to roll back to.
 
         Raises:
             Stopped: a stop was asked for, and the checkpoint is written.
@@ -77,8 +129,33 @@ class TrainingState:
         self._run.log(self.step, values, self.counters, timing)
         last = self.step >= self._training.steps
         if last or stop.requested or self.step % self._training.checkpoint_every == 0:
-            write_checkpoint(self._run.checkpoints, self.step, self._fill, key=self._run.key)
+            self._write(good=good)
         if stop.requested and not last:
             raise Stopped(
                 f"stopped at step {self.step} of {self._training.steps}; checkpoint in {self._run.checkpoints}"
             )
+
+    def roll_back(self, step_factor: float, why: str) -> None:
+        """Take up the newest good checkpoint, forget what came after it, and go on with smaller steps.
+
+        A run that is killed before its next checkpoint comes to the same trouble again, and rolls back again.
+
+        Args:
+            step_factor: on all learning rates.
+            why: for the error where nothing can be taken up.
+
+        Raises:
+            Diverged: no checkpoint is good.
+        """
+        folder = self._run.checkpoints
+        good = [step for step in steps_in(folder) if is_good(folder / str(step))]
+        if not good:
+            raise Diverged(f"{why}; no checkpoint is from before the trouble")
+        verify(folder / str(max(good)), key=self._run.key)
+        for step in (step for step in steps_in(folder) if step > max(good)):
+            discard(folder, step)
+        seconds, scale, count = self.counters.seconds, self._optimizer.step_scale, self.roll_backs
+        self._load(folder / str(max(good)))
+        self.counters.seconds = seconds
+        self._optimizer.step_scale, self.roll_backs = scale * step_factor, count + 1
+        self._run.cut_metrics(self.step)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import exp, log, sqrt
+from math import log, sqrt
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentpad.algorithms import build_algorithm, token_weights
+from latentpad.algorithms import GroupAlgorithm, Needs, build_algorithm, token_weights
 from latentpad.algorithms.grpo import GRPO
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.schema import Component
@@ -18,29 +18,34 @@ from latentpad.types import TokenLoss
 rewards = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=6), min_size=1, max_size=4)
 
 
+def advantages(algorithm: GRPO, rewards: list[list[float]]) -> list[list[float]]:
+    """Of responses of one token each: GRPO does not look at lengths."""
+    return algorithm.advantages(rewards, [[1] * len(group) for group in rewards])
+
+
 def test_group_scale_divides_by_the_standard_deviation_of_the_group() -> None:
     # mean 1/4; deviations 3/4, -1/4, -1/4, -1/4; sum of squares 9/16 + 3/16 = 3/4; variance (3/4) / 3 = 1/4; std 1/2
-    assert GRPO().advantages([[1, 0, 0, 0]])[0] == pytest.approx(
+    assert advantages(GRPO(), [[1, 0, 0, 0]])[0] == pytest.approx(
         [0.75 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001]
     )
 
 
 def test_group_scale_keeps_groups_apart() -> None:
     # each pair: deviations +-d, variance 2 d^2 / 1, std d sqrt(2): 1/2 and 1/4 become the same but for the 1e-4
-    tall, flat = GRPO().advantages([[1, 0], [0.5, 0]])
+    tall, flat = advantages(GRPO(), [[1, 0], [0.5, 0]])
     assert tall == pytest.approx([0.5 / (sqrt(0.5) + 1e-4), -0.5 / (sqrt(0.5) + 1e-4)])
     assert flat == pytest.approx([0.25 / (sqrt(0.125) + 1e-4), -0.25 / (sqrt(0.125) + 1e-4)])
 
 
 def test_batch_scale_centres_by_group_and_divides_by_the_whole_batch() -> None:
     # rewards 1 0 | 1 1: group means 1/2 and 1; batch mean 3/4, squares 1/16 * 3 + 9/16 = 3/4, variance 1/4, std 1/2
-    first, second = GRPO(scale="batch").advantages([[1, 0], [1, 1]])
+    first, second = advantages(GRPO(scale="batch"), [[1, 0], [1, 1]])
     assert first == pytest.approx([0.5 / 0.5001, -0.5 / 0.5001])
     assert second == [0.0, 0.0]
 
 
 def test_no_scale_leaves_the_deviations() -> None:
-    assert GRPO(scale="none").advantages([[1, 0, 0, 1], [1, 1, 1, 0]]) == [
+    assert advantages(GRPO(scale="none"), [[1, 0, 0, 1], [1, 1, 1, 0]]) == [
         [0.5, -0.5, -0.5, 0.5],
         [0.25, 0.25, 0.25, -0.75],
     ]
@@ -48,13 +53,13 @@ def test_no_scale_leaves_the_deviations() -> None:
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_a_group_of_equal_rewards_gets_nothing(scale: str) -> None:
-    assert GRPO(scale=scale).advantages([[1.0, 1.0], [0.0, 0.0]]) == [[0.0, 0.0], [0.0, 0.0]]
+    assert advantages(GRPO(scale=scale), [[1.0, 1.0], [0.0, 0.0]]) == [[0.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @given(rewards=rewards)
 def test_advantages_sum_to_zero_in_every_group(scale: str, rewards: list[list[float]]) -> None:
-    for row in GRPO(scale=scale).advantages(rewards):
+    for row in advantages(GRPO(scale=scale), rewards):
         assert sum(row) == pytest.approx(0, abs=1e-9)
 
 
@@ -66,18 +71,23 @@ def test_the_order_of_groups_and_of_rollouts_does_not_matter(
     algorithm = GRPO(scale=scale)
     groups = data.draw(st.permutations(range(len(rewards))))
     inside = [data.draw(st.permutations(range(len(row)))) for row in rewards]
-    straight = algorithm.advantages(rewards)
-    mixed = algorithm.advantages([[rewards[g][i] for i in inside[g]] for g in groups])
+    straight = advantages(algorithm, rewards)
+    mixed = advantages(algorithm, [[rewards[g][i] for i in inside[g]] for g in groups])
     assert mixed == [pytest.approx([straight[g][i] for i in inside[g]]) for g in groups]
 
 
-def token_loss(algorithm: GRPO, *, ratio: float, advantage: float, reference: float | None = None) -> TokenLoss:
-    """One token whose logprob is log(ratio) above the sampler's -1; `reference` is the reference's logprob."""
+def test_lengths_do_not_matter() -> None:
+    rewards = [[1.0, 0.0, 0.5], [0.0, 0.0, 1.0]]
+    assert GRPO().advantages(rewards, [[7, 1, 3], [2, 9, 4]]) == advantages(GRPO(), rewards)
+
+
+def token_loss(algorithm: GRPO, *, ratio: float, advantage: float) -> TokenLoss:
+    """One token whose logprob is log(ratio) above the sampler's -1."""
     return algorithm.token_loss(
         logprobs=torch.tensor([[log(ratio) - 1]], dtype=torch.float64),
         rollout_logprobs=torch.tensor([[-1.0]], dtype=torch.float64),
         advantages=torch.tensor([[advantage]], dtype=torch.float64),
-        reference_logprobs=None if reference is None else torch.tensor([[reference]], dtype=torch.float64),
+        mask=torch.tensor([[True]]),
     )
 
 
@@ -99,42 +109,19 @@ def test_the_ratio_is_clipped_on_the_side_that_goes_too_far(
     result = token_loss(GRPO(clip_low=0.1, clip_high=0.28), ratio=ratio, advantage=advantage)
     assert result.loss.item() == pytest.approx(loss)
     assert result.metrics["clip_fraction"].item() == clipped
-    assert result.metrics["ratio"].item() == pytest.approx(ratio)
 
 
 def test_a_clipped_token_has_no_gradient_and_others_pull_towards_their_advantage() -> None:
     logprobs = torch.tensor([[0.0, 0.5, 0.0, -0.5]], dtype=torch.float64, requires_grad=True)
-    advantages = torch.tensor([[2.0, 2.0, -2.0, -2.0]], dtype=torch.float64)
     result = GRPO().token_loss(
         logprobs=logprobs,
         rollout_logprobs=torch.zeros(1, 4, dtype=torch.float64),
-        advantages=advantages,
-        reference_logprobs=None,
+        advantages=torch.tensor([[2.0, 2.0, -2.0, -2.0]], dtype=torch.float64),
+        mask=torch.ones(1, 4, dtype=torch.bool),
     )
     result.loss.sum().backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [[-2.0, 0.0, 2.0, 0.0]]
-
-
-def test_kl_is_the_k3_estimate_and_part_of_the_loss() -> None:
-    # policy -1, reference -1.5: d = -0.5, k3 = e^-0.5 + 0.5 - 1
-    result = token_loss(GRPO(kl_coef=0.1), ratio=1.0, advantage=2.0, reference=-1.5)
-    assert result.metrics["kl"].item() == pytest.approx(exp(-0.5) - 0.5)
-    assert result.loss.item() == pytest.approx(-2.0 + 0.1 * (exp(-0.5) - 0.5))
-
-
-def test_kl_pulls_the_policy_to_the_reference() -> None:
-    logprobs = torch.tensor([[-1.0, -2.0]], dtype=torch.float64, requires_grad=True)
-    result = GRPO(kl_coef=1.0).token_loss(
-        logprobs=logprobs,
-        rollout_logprobs=logprobs.detach(),
-        advantages=torch.zeros(1, 2, dtype=torch.float64),
-        reference_logprobs=torch.full((1, 2), -1.5, dtype=torch.float64),
-    )
-    result.loss.sum().backward()
-    assert logprobs.grad is not None
-    # d/dl (e^(r-l) - (r-l) - 1) = 1 - e^(r-l): down by gradient descent where l > r, up where l < r
-    assert logprobs.grad.tolist() == [pytest.approx([1 - exp(-0.5), 1 - exp(0.5)])]
 
 
 @pytest.mark.parametrize(
@@ -162,10 +149,9 @@ def test_token_and_sequence_weights_are_a_mean(aggregation: str) -> None:
         ({"clip_low": 0.0}, "clip_low 0.0"),
         ({"clip_low": 1.5}, "clip_low 1.5"),
         ({"clip_high": 0.0}, "clip_high 0.0"),
-        ({"kl_coef": -0.1}, "kl_coef: got -0.1"),
+        ({"kl_coef": 0.1}, r"algorithm\.kl_coef: unknown key of algorithm 'grpo' 'kl_coef'"),
         ({"scale": "groups"}, r"algorithm\.scale"),
         ({"aggregation": "mean"}, r"algorithm\.aggregation"),
-        ({"kl_reference": "previous"}, r"algorithm\.kl_reference"),
         ({"clip": 0.2}, r"algorithm\.clip: unknown key of algorithm 'grpo' 'clip'"),
     ],
 )
@@ -178,3 +164,9 @@ def test_options_that_cannot_be_meant_are_refused_in_one_line(options: dict[str,
 def test_options_reach_the_algorithm() -> None:
     built = build_algorithm(Component(name="grpo", scale="none", clip_high=0.28, aggregation="constant"))
     assert built == GRPO(scale="none", clip_high=0.28, aggregation="constant")
+
+
+def test_what_it_asks_of_the_loop() -> None:
+    built = build_algorithm(Component(name="grpo", aggregation="sequence"))
+    assert isinstance(built, GroupAlgorithm)
+    assert built.needs == Needs("sequence", sampling_rounds=1, overlong_buffer=0)

@@ -11,9 +11,11 @@ import torch
 from latentpad.algorithms import token_weights
 from latentpad.algorithms.grpo import GRPO
 from latentpad.models.policy import Policy, load_policy
-from latentpad.training.collate import collate, micro_batches
+from latentpad.models.reference import Reference
+from latentpad.training.collate import Rows
 from latentpad.training.forward import response_logprobs
 from latentpad.training.learner import Learner
+from latentpad.training.rows import observe
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def start(folder: Path, questions: tuple[str, str, str]) -> tuple[Policy, list[R
         tiny.rollout(policy, third, "123456", stop=False),
     ]
     with torch.no_grad():
-        exact = response_logprobs(policy.model, collate(written, ADVANTAGES, ADVANTAGES))
+        exact = response_logprobs(policy.model, tiny.collate(written, ADVANTAGES, ADVANTAGES))
     near = [replace(r, logprobs=tuple(exact[i, : len(r.token_ids)].tolist())) for i, r in enumerate(written)]
     return policy, tiny.off_policy(near, spread=0.6)
 
@@ -107,16 +109,19 @@ def test_loss_and_gradient_equal_trl_and_dead_groups_add_nothing(
     tmp_path: Path, aggregation: str, loss_type: str, kl_coef: float, questions: tuple[str, str, str], tolerance: float
 ) -> None:
     policy, rollouts = start(tmp_path, questions)
-    algorithm = GRPO(clip_low=0.1, clip_high=0.3, aggregation=aggregation, kl_coef=kl_coef)
+    algorithm = GRPO(clip_low=0.1, clip_high=0.3, aggregation=aggregation)
     weights = token_weights(aggregation, [len(r.token_ids) for r in rollouts], LIMIT)
     learner = Learner(policy, algorithm, tiny.optimizer(policy), temperature=1.0)
-    with torch.no_grad():  # now the policy differs from the reference that the learner has taken
+    reference = Reference.of(policy) if kl_coef else None
+    with torch.no_grad():  # now the policy differs from the reference
         for weight in policy.trainable().values():
             weight.mul_(1.05)
+    found = observe(rollouts, learner, reference=reference, critic=None, budget=1000).reference_logprobs
+    rows = Rows(rollouts, ADVANTAGES, weights, found)
     with tiny.double():
-        batch = collate(rollouts, ADVANTAGES, weights)
+        batch = rows.collate()
 
-    metrics = learner.accumulate([batch])
+    metrics = learner.accumulate([batch], kl_coef)
     ours = tiny.gradients(policy)
     assert 0.1 < metrics["clip_fraction"] < 0.9
     assert ("kl" in metrics) == (kl_coef > 0)
@@ -131,16 +136,16 @@ def test_loss_and_gradient_equal_trl_and_dead_groups_add_nothing(
         epsilon_high=0.3,
         use_bias_correction_kl=False,
     )
-    loss = theirs._compute_loss(theirs.model, inputs(batch, learner._reference_logprobs(batch)))
+    loss = theirs._compute_loss(theirs.model, inputs(batch, batch.reference_logprobs))
     loss.backward()
     expected = tiny.gradients(policy)
     assert metrics["loss"] == pytest.approx(loss.item(), rel=tolerance)
     assert_same(ours, expected, tolerance)
 
-    if kl_coef == 0:  # the way of `learning_batches`: weights from all rollouts, then the dead group is left out
+    if kl_coef == 0:  # the way of `make_rows`: weights from all rollouts, then the dead group is left out
         live = [i for i, advantage in enumerate(ADVANTAGES) if advantage]
         with tiny.double():
-            parts = micro_batches(*([values[i] for i in live] for values in (rollouts, ADVANTAGES, weights)), budget=24)
+            parts = rows.take(live).batches(24)
         assert len(parts) > 1
         assert learner.accumulate(parts)["loss"] == pytest.approx(loss.item(), rel=tolerance)
         assert_same(tiny.gradients(policy), expected, tolerance)
@@ -158,5 +163,5 @@ def test_advantages_equal_trl(tmp_path: Path, scale: str) -> None:
 
     theirs = made._generate_and_score_completions(prompts)["advantages"]
 
-    ours = [a for group in GRPO(scale=scale).advantages(rewards) for a in group]
+    ours = [a for group in GRPO(scale=scale).advantages(rewards, [[1, 1]] * 3) for a in group]
     assert theirs.tolist() == pytest.approx(ours, rel=1e-6, abs=1e-9)

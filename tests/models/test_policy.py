@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from latentpad.models.policy import Policy, Reference, load_policy, new_policy
+from latentpad.models.policy import Policy, load_policy, new_policy
+from latentpad.models.reference import Reference
 from latentpad.models.tokenizer import encode_strictly, stop_token_ids
 from latentpad.recipe.errors import RecipeError
 from tests import tiny

@@ -14,7 +14,6 @@ from scipy.stats import chisquare
 from latentpad.algorithms.grpo import GRPO
 from latentpad.models.policy import Policy
 from latentpad.rollout import Request, RolloutEngine, Sampling
-from latentpad.training.collate import collate
 from latentpad.training.forward import response_logprobs
 from latentpad.training.learner import Learner
 from latentpad.types import FinishReason, Rollout
@@ -26,7 +25,7 @@ PLAIN = Sampling(1.0, 8)
 
 def logprobs_of(policy: Policy, rollouts: Sequence[Rollout], sampling: Sampling) -> list[list[float]]:
     """The policy's own logprobs of what was sampled, one forward pass for all."""
-    batch = collate(rollouts, [0.0] * len(rollouts), [1.0] * len(rollouts))
+    batch = tiny.collate(rollouts, [0.0] * len(rollouts), [1.0] * len(rollouts))
     options: dict[str, Any] = {"temperature": sampling.temperature or 1.0, "forbidden_ids": sampling.forbidden_ids}
     with torch.no_grad():
         found = response_logprobs(policy.model, batch.to(policy.device), **options).tolist()
@@ -117,7 +116,7 @@ class EngineContract:
         stopped = [r for r in found if r.finish_reason is FinishReason.STOP]
         assert stopped
         assert all(r.token_ids[-1] == stop for r in stopped)
-        batch = collate(stopped, [1.0] * len(stopped), [1.0] * len(stopped))
+        batch = tiny.collate(stopped, [1.0] * len(stopped), [1.0] * len(stopped))
         assert batch.response_mask.sum(-1).tolist() == [len(r.token_ids) for r in stopped]
 
     def test_an_empty_response_can_be_learned_from(self, make_engine: MakeEngine, policy: Policy) -> None:
@@ -128,7 +127,7 @@ class EngineContract:
         [empty, *_] = [r for r in found if r.token_ids == (stop,)]
         assert empty.finish_reason is FinishReason.STOP
         learner = Learner(policy, GRPO(), tiny.optimizer(policy), 1.0, sampling.forbidden_ids)
-        assert learner.accumulate([collate([empty], [1.0], [1.0])])["ratio"] == pytest.approx(1, abs=1e-5)
+        assert learner.accumulate([tiny.collate([empty], [1.0], [1.0])])["ratio"] == pytest.approx(1, abs=1e-5)
         assert any(float(gradient.abs().max()) > 0 for gradient in tiny.gradients(policy).values())
 
     def test_greedy_decoding_is_that_of_transformers(self, make_engine: MakeEngine, policy: Policy) -> None:

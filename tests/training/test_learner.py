@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from latentpad.algorithms import token_weights
+from latentpad.algorithms import ALGORITHMS, Critic, Needs, build_algorithm, token_weights
 from latentpad.algorithms.grpo import GRPO
+from latentpad.algorithms.ppo import PPO
 from latentpad.models.policy import Policy
+from latentpad.models.reference import Reference
 from latentpad.recipe.errors import Diverged
+from latentpad.recipe.schema import Component, TrainingSection
 from latentpad.rollout import Sampling
 from latentpad.rollout.local import LocalEngine
-from latentpad.training.collate import collate, cut_by_tokens, micro_batches
+from latentpad.training.collate import Rows, cut_by_tokens
+from latentpad.training.critic import CriticLearner
 from latentpad.training.forward import response_logprobs
 from latentpad.training.learner import Learner
+from latentpad.training.rows import observe
 from latentpad.types import Batch, FinishReason, TokenLoss
 from tests import tiny
 
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
 ROLLOUTS = 12
 ADVANTAGES = [(-1) ** i * (0.3 + 0.1 * i) for i in range(ROLLOUTS)]
-AGGREGATIONS = ["token", "sequence", "constant"]
+TRAINING = TrainingSection(steps=10, learning_rate=0.01, checkpoint_every=5)
 
 
 @pytest.fixture(scope="module")
@@ -50,34 +55,69 @@ def learner(policy: Policy, algorithm: Any = None, **options: Any) -> Learner:
     return Learner(policy, algorithm or GRPO(), tiny.optimizer(policy), options.pop("temperature", 1.0), **options)
 
 
-def gradient(made: Learner, batches: Sequence[Batch]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    return made.accumulate(batches), tiny.gradients(made.policy)
+def gradient(
+    made: Learner, batches: Sequence[Batch], kl_coef: float = 0.0
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    metrics = made.accumulate(batches, kl_coef)
+    found = tiny.gradients(made.policy)
+    if made.critic is not None:
+        for name, p in made.critic.head.named_parameters():
+            assert p.grad is not None
+            found[f"head.{name}"], p.grad = p.grad, None
+    return metrics, found
 
 
 def one_batch(rollouts: Sequence[Rollout], advantages: Sequence[float] | None = None) -> Batch:
     weights = token_weights("token", [len(r.token_ids) for r in rollouts], 16)
     with tiny.double():
-        return collate(rollouts, advantages or [1.0] * len(rollouts), weights)
+        return tiny.collate(rollouts, advantages or [1.0] * len(rollouts), weights)
 
 
-@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def per_token(rollouts: Sequence[Rollout], extra: int = 0, shift: float = 0.0) -> list[torch.Tensor]:
+    """Numbers around 0, one a token and `extra` more, that differ from token to token."""
+    return [torch.arange(len(r.token_ids) + extra).double().sin() - shift for r in rollouts]
+
+
+def columns(rollouts: Sequence[Rollout]) -> dict[str, list[torch.Tensor]]:
+    """A reference, old values and returns for each token."""
+    return {
+        "reference_logprobs": per_token(rollouts, shift=2.0),
+        "values": per_token(rollouts, 1),
+        "returns": per_token(rollouts, shift=0.5),
+    }
+
+
+@pytest.mark.parametrize("whole_loss", [False, True])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        *({"name": name} for name in ALGORITHMS if name != "cispo"),
+        {"name": "cispo", "clip_high": 0.2},
+        {"name": "grpo", "aggregation": "constant"},
+    ],
+    ids=str,
+)
 def test_the_gradient_does_not_depend_on_the_split(
-    policy: Policy, rollouts: list[Rollout], aggregation: str, kl_coef: float
+    policy: Policy, rollouts: list[Rollout], algorithm: dict[str, Any], whole_loss: bool
 ) -> None:
-    made = learner(policy, GRPO(aggregation=aggregation, kl_coef=kl_coef))
-    weights = token_weights(aggregation, [len(r.token_ids) for r in rollouts], 16)
+    """Of every algorithm alone, and with a KL term, an entropy bonus and a value head on the trunk."""
+    built = build_algorithm(Component(**algorithm))
+    critic = CriticLearner(policy, PPO(critic=Critic(kind="head")), TRAINING, seed=0) if whole_loss else None
+    made = learner(policy, built, entropy_coef=0.1 if whole_loss else 0.0, critic=critic)
+    weights = token_weights(built.needs.aggregation, [len(r.token_ids) for r in rollouts], 16)
+    rows = Rows(rollouts, ADVANTAGES, weights, **(columns(rollouts) if whole_loss else {}))
     splits = {}
     for budget in (1, 30, 60, 120, 10_000):
         with tiny.double():
-            parts = micro_batches(rollouts, ADVANTAGES, weights, budget=budget)
+            parts = rows.batches(budget)
         assert sum(len(part.token_ids) for part in parts) == ROLLOUTS
-        splits[len(parts)] = gradient(made, parts)
+        splits[len(parts)] = gradient(made, parts, kl_coef=0.1 if whole_loss else 0.0)
     assert sorted(splits)[0] == 1
     assert sorted(splits)[-1] == ROLLOUTS
     assert len(splits) >= 4
     metrics, whole = splits.pop(1)
-    assert 0 < metrics["clip_fraction"] < 1
+    assert 0 < metrics["clip_fraction"] <= 1
+    assert ("kl" in metrics, "policy_entropy" in metrics, "value_loss" in metrics) == (whole_loss,) * 3
     for other_metrics, other in splits.values():
         assert other_metrics == pytest.approx(metrics, rel=1e-12, abs=1e-12)
         for name, value in whole.items():
@@ -90,21 +130,27 @@ def test_leaving_out_rollouts_without_advantage_changes_no_gradient(policy: Poli
     weights = token_weights("token", [len(r.token_ids) for r in rollouts], 16)
     live = [i for i, a in enumerate(advantages) if a]
     with tiny.double():
-        whole = collate(rollouts, advantages, weights)
-        part = collate(*([values[i] for i in live] for values in (rollouts, advantages, weights)))
+        whole = tiny.collate(rollouts, advantages, weights)
+        part = tiny.collate(*([values[i] for i in live] for values in (rollouts, advantages, weights)))
     expected, found = gradient(made, [whole])[1], gradient(made, [part])[1]
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("poison", [1e6, float("nan"), float("inf")])
-@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_values_at_padding_change_nothing(
-    policy: Policy, rollouts: list[Rollout], kl_coef: float, poison: float
+    policy: Policy, rollouts: list[Rollout], algorithm: str, poison: float
 ) -> None:
-    made = learner(policy, GRPO(kl_coef=kl_coef), forbidden_ids=(0,))
-    clean = one_batch(rollouts, ADVANTAGES)
+    critic = CriticLearner(policy, PPO(critic=Critic(kind="head")), TRAINING, seed=0)
+    built = build_algorithm(Component(name=algorithm))
+    made = learner(policy, built, forbidden_ids=(0,), entropy_coef=0.1, critic=critic)
+    weights = token_weights("token", [len(r.token_ids) for r in rollouts], 16)
+    with tiny.double():
+        clean = tiny.collate(rollouts, ADVANTAGES, weights, **columns(rollouts))
+    assert clean.reference_logprobs is not None and clean.values is not None and clean.returns is not None  # noqa: PT018
     padding = ~clean.response_mask
+    beyond = torch.arange(padding.shape[1] + 1) > clean.response_mask.sum(1, keepdim=True)
     assert padding.any()
     pad_tokens = clean.attention_mask == 0
     other_tokens = torch.arange(pad_tokens.sum()) % len(policy.tokenizer)
@@ -112,10 +158,13 @@ def test_values_at_padding_change_nothing(
         clean,
         rollout_logprobs=clean.rollout_logprobs.masked_fill(padding, poison),
         advantages=clean.advantages.masked_fill(padding, poison),
+        reference_logprobs=clean.reference_logprobs.masked_fill(padding, poison),
+        values=clean.values.masked_fill(beyond, poison),
+        returns=clean.returns.masked_fill(padding, poison),
         token_ids=clean.token_ids.masked_scatter(pad_tokens, other_tokens),
     )
-    metrics, expected = gradient(made, [clean])
-    poisoned_metrics, found = gradient(made, [poisoned])
+    metrics, expected = gradient(made, [clean], 0.1)
+    poisoned_metrics, found = gradient(made, [poisoned], 0.1)
     assert poisoned_metrics == metrics
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
@@ -124,11 +173,9 @@ def test_values_at_padding_change_nothing(
 class LogprobsOnly:
     """A loss that is the token's -logprob, to see which tokens are trained on."""
 
-    aggregation: str = "token"
-    kl_coef: float = 0.0
-
-    def advantages(self, rewards: Sequence[Sequence[float]]) -> list[list[float]]:
-        raise NotImplementedError
+    @property
+    def needs(self) -> Needs:
+        return Needs()
 
     def token_loss(self, *, logprobs: torch.Tensor, **_: object) -> TokenLoss:
         logprobs.retain_grad()
@@ -219,22 +266,21 @@ def test_with_lora_the_base_stays_what_it_was_to_the_bit(tmp_path: Path) -> None
 def test_before_the_first_step_the_ratio_is_1_and_kl_is_0(tmp_path: Path, lora: bool, temperature: float) -> None:
     policy = tiny.lora_policy(tmp_path) if lora else tiny.policy()
     policy.model.double()
-    made = learner(policy, GRPO(kl_coef=0.1), temperature=temperature)
-    batch = one_batch(tiny.sampled(policy, 6, temperature=temperature))
-    metrics = made.accumulate([batch])
+    made = learner(policy, temperature=temperature)
+    rollouts = tiny.sampled(policy, 6, temperature=temperature)
+    found = observe(rollouts, made, reference=Reference.of(policy), critic=None, budget=40)
+    weights = [1 / sum(len(r.token_ids) for r in rollouts)] * 6
+    batch = tiny.collate(rollouts, [1.0] * 6, weights, reference_logprobs=found.reference_logprobs)
+    metrics = made.accumulate([batch], 0.1)
     # the sampler keeps its logprobs in float32
     assert metrics["ratio"] == pytest.approx(1, abs=1e-6)
-    assert metrics["kl"] == 0.0
+    assert metrics["ratio_low"] == pytest.approx(1, abs=1e-5)
+    assert metrics["ratio_high"] == pytest.approx(1, abs=1e-5)
+    assert metrics["effective_samples"] == pytest.approx(1, abs=1e-9)
+    assert metrics["sampler_kl"] == pytest.approx(0, abs=1e-10)
+    assert metrics["kl"] == pytest.approx(0, abs=1e-12)
     made.optimizer.step(0)
     assert made.accumulate([batch])["kl"] > 1e-6
-
-
-def test_with_lora_the_reference_is_the_base_whatever_the_adapter_does(tmp_path: Path) -> None:
-    touched = tiny.lora_policy(tmp_path, touched=True)
-    batch = one_batch(tiny.sampled(touched, 4))
-    with torch.no_grad():
-        base = response_logprobs(tiny.policy().model, batch)
-    torch.testing.assert_close(learner(touched, GRPO(kl_coef=0.1))._reference_logprobs(batch), base)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 1.7])
@@ -246,7 +292,7 @@ def test_sampler_and_learner_agree_on_logprobs(
     policy = tiny.lora_policy(tmp_path, touched=True) if lora else tiny.policy()
     sampling = Sampling(temperature, 12, forbidden)
     rollouts = LocalEngine(policy, chunk_size=5).generate(tiny.requests(policy, 16), sampling)
-    batch = collate(rollouts, [0.0] * 16, [1.0] * 16)
+    batch = tiny.collate(rollouts, [0.0] * 16, [1.0] * 16)
     with torch.no_grad():
         ours = response_logprobs(policy.model, batch, temperature=temperature, forbidden_ids=forbidden)
     torch.testing.assert_close(ours, batch.rollout_logprobs, rtol=0, atol=1e-5)

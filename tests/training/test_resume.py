@@ -51,7 +51,9 @@ def write_recipe(name: str, base: Path, folder: Path) -> Path:
     if method == "rl":
         changes["rl"] = {"prompts_per_step": 6, "group_size": 8}
         changes["rollout"] = {"max_new_tokens": 8, "chunk_size": 16}
-        changes["algorithm"] = {"name": "grpo", "kl_coef": 0.05 if kind == "lora" else 0.0}
+        changes["algorithm"] = {"name": "grpo"}
+        if kind == "lora":
+            changes["rl"]["kl"] = {"coef": 0.05}
         changes["scratchpad"] = "empty"
     (folder / "recipe.yaml").write_text(dump(tiny.recipe(method, **changes)))
     return folder / "recipe.yaml"

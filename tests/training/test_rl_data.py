@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from latentpad.algorithms import Needs
 from latentpad.algorithms.grpo import GRPO
+from latentpad.algorithms.signed import Signed
 from latentpad.models.policy import Policy
 from latentpad.recipe.errors import MachineError
 from latentpad.recipe.load import content_key
 from latentpad.rollout.local import LocalEngine
 from latentpad.tasks.addition import Addition
-from latentpad.training import rl
+from latentpad.training import collect, rl
+from latentpad.training.collate import Rows
+from latentpad.training.collect import graded_groups, step_problems, step_requests
 from latentpad.training.episodes import grade_rollouts, into_groups
 from latentpad.training.learner import Learner
-from latentpad.training.rl import (
-    graded_groups,
-    learning_batches,
-    step_problems,
-    step_requests,
-    train_rl,
-    training_signal,
-)
+from latentpad.training.rl import train_rl
+from latentpad.training.rows import Observed, make_rows
 from latentpad.training.run_folder import RunFolder
+from latentpad.training.signal import training_signal
 from latentpad.types import Batch, Episode, FinishReason, Group, Problem, Prompt, Rollout
 from reward import Outcome, Reward
 from tests import tiny
@@ -46,7 +45,8 @@ FIELDS = {
     Episode: "rollout response reward",
     Reward: "value outcome detail",
     Group: "prompt episodes",
-    Batch: "token_ids attention_mask position_ids response_mask rollout_logprobs advantages weights",
+    Batch: "token_ids attention_mask position_ids response_mask rollout_logprobs advantages weights "
+    "reference_logprobs values returns",
 }
 
 
@@ -120,9 +120,9 @@ def test_every_trained_token_is_one_that_the_engine_sampled(tmp_path: Path, monk
     trained: list[Batch] = []
     step = Learner.step
 
-    def spy(self: Learner, batches: Sequence[Batch], number: int) -> dict[str, float]:
+    def spy(self: Learner, batches: Sequence[Batch], number: int, kl_coef: float) -> dict[str, float]:
         trained.extend(batches)
-        return step(self, batches, number)
+        return step(self, batches, number, kl_coef)
 
     monkeypatch.setattr(Learner, "step", spy)
     policy = tiny.policy()
@@ -155,44 +155,50 @@ def groups(policy: Policy, rewards: Sequence[Sequence[float]]) -> list[Group]:
 REWARDS = [[1.0, 0.0, 0.0, 0.0], [0.0] * 4, [1.0] * 4, [0.0, 1.0, 1.0, 0.0]]
 
 
-@pytest.mark.parametrize(("kl_coef", "kept"), [(0.0, 8), (0.1, 16)])
-def test_groups_without_a_signal_are_left_out_unless_kl_gives_them_a_gradient(kl_coef: float, kept: int) -> None:
-    made = groups(tiny.policy(), REWARDS)
-    batches, tokens = learning_batches(made, REWARDS, GRPO(kl_coef=kl_coef), short())
-    assert sum(len(batch.token_ids) for batch in batches) == kept
+def rows(rewards: list[list[float]], algorithm: Any, **options: Any) -> Rows:
+    """What is learned from groups with these rewards."""
+    rollouts = [episode.rollout for group in groups(tiny.policy(), rewards) for episode in group.episodes]
+    return make_rows(rollouts, rewards, algorithm, Observed(None, None), max_new_tokens=16, **options)
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_groups_without_a_signal_are_left_out_unless_something_else_gives_them_a_gradient(keep_all: bool) -> None:
+    made = rows(REWARDS, GRPO(), keep_all=keep_all)
+    assert len(made.rollouts) == (16 if keep_all else 8)
     # responses of 1 to 4, 2 to 5, 3 to 6 and 4 to 7 tokens, the stop token counted
-    assert tokens == {8: 10 + 22, 16: 10 + 14 + 18 + 22}[kept]
-    assert tokens == sum(int(batch.response_mask.sum()) for batch in batches)
+    assert sum(len(r.token_ids) for r in made.rollouts) == (10 + 14 + 18 + 22 if keep_all else 10 + 22)
 
 
 def test_weights_count_the_rollouts_that_were_left_out() -> None:
-    made = groups(tiny.policy(), REWARDS)
-    batches, _ = learning_batches(made, REWARDS, GRPO(aggregation="token"), short())
-    for batch in batches:
+    for batch in rows(REWARDS, GRPO(aggregation="token")).batches(60):
         assert torch.equal(batch.weights, batch.response_mask / torch.tensor(64.0))
 
 
 def test_where_no_group_has_a_signal_there_is_nothing_to_learn_from() -> None:
-    rewards = [[0.0] * 4, [1.0] * 4]
-    assert learning_batches(groups(tiny.policy(), rewards), rewards, GRPO(), short()) == ([], 0)
+    assert rows([[0.0] * 4, [1.0] * 4], GRPO()).batches(60) == []
+
+
+def test_a_group_of_wrong_answers_alone_teaches_where_wrong_ones_are_penalised() -> None:
+    made = rows([[0.0] * 4, [1.0] * 4], Signed(right=0.0))
+    assert list(made.advantages) == [-1.0] * 4
 
 
 def test_the_random_signal_deals_out_the_same_rewards_always_the_same_way() -> None:
     made = groups(tiny.policy(), REWARDS)
     recipe = short(rl={"signal": "random"})
-    dealt = training_signal(made, recipe, 0)
+    dealt = training_signal(made, tiny.policy(), recipe, Needs(), 0)
     assert [len(row) for row in dealt] == [4, 4, 4, 4]
     assert Counter(v for row in dealt for v in row) == {0.0: 9, 1.0: 7}
-    assert dealt == training_signal(made, recipe, 0)
-    assert dealt not in (REWARDS, training_signal(made, recipe, 1))
-    assert dealt != training_signal(made, recipe.model_copy(update={"seed": 1}), 0)
-    assert training_signal(made, short(), 0) == REWARDS
+    assert dealt == training_signal(made, tiny.policy(), recipe, Needs(), 0)
+    assert dealt not in (REWARDS, training_signal(made, tiny.policy(), recipe, Needs(), 1))
+    assert dealt != training_signal(made, tiny.policy(), recipe.model_copy(update={"seed": 1}), Needs(), 0)
+    assert training_signal(made, tiny.policy(), short(), Needs(), 0) == REWARDS
 
 
 def test_the_random_signal_does_not_touch_the_reward_that_is_reported() -> None:
     made = groups(tiny.policy(), REWARDS)
-    dealt = training_signal(made, short(rl={"signal": "random"}), 0)
-    assert rl.step_metrics(made, dealt)["reward"] == 7 / 16
+    dealt = training_signal(made, tiny.policy(), short(rl={"signal": "random"}), Needs(), 0)
+    assert rl.step_metrics(tiny.policy(), made, dealt)["reward"] == 7 / 16
     assert [[e.reward.value for e in group.episodes] for group in made] == REWARDS
 
 
@@ -255,7 +261,7 @@ def test_a_step_of_which_no_group_is_left_is_refused_at_any_rate() -> None:
 
 
 def test_the_share_of_broken_verdicts_is_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl, "MAX_GRADER_FAILURES", 0.5)
+    monkeypatch.setattr(collect, "MAX_GRADER_FAILURES", 0.5)
     calls = iter(range(1000))
 
     def breaks_at_first(*_args: Any, **_options: Any) -> Reward:

@@ -1,0 +1,57 @@
+"""Value functions: a linear head on the policy's own trunk, or on a model of its own."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from latentpad.models.policy import with_lora
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from latentpad.models.policy import Policy
+    from latentpad.recipe.schema import LoraSection
+
+
+class ValueHead(torch.nn.Module):
+    """A linear layer from the last hidden state to one number, 0 at first."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(hidden_size, 1)
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, T, H] to [B, T]."""
+        weight: Tensor = self.linear.weight
+        values: Tensor = self.linear(hidden.to(weight.dtype)).squeeze(-1)
+        return values
+
+
+def value_head(policy: Policy) -> ValueHead:
+    """A head that fits the policy's trunk."""
+    embeddings = policy.model.get_input_embeddings().weight
+    dtype = embeddings.dtype if embeddings.dtype == torch.float64 else torch.float32
+    return ValueHead(policy.model.config.hidden_size).to(policy.device, dtype)
+
+
+def critic_trunk(policy: Policy, *, lora: LoraSection | None, seed: int) -> Any:
+    """A copy of the policy's starting weights to be trained as a critic: all of it, or an adapter of its own.
+
+    Args:
+        policy: before its first step of training; its adapter, which does nothing yet, is left out.
+        lora: train only a new adapter.
+        seed: of that adapter.
+    """
+    trunk = deepcopy(policy.model)
+    if policy.uses_lora:
+        trunk = trunk.unload()
+    trunk.requires_grad_(True)
+    head = trunk.get_output_embeddings()
+    if head is not None and head.weight is not trunk.get_input_embeddings().weight:
+        head.requires_grad_(False)  # a critic predicts no tokens
+    return trunk if lora is None else with_lora(trunk, lora, seed)

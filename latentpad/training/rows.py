@@ -1,0 +1,158 @@
+"""From graded groups to the rows that are learned from: advantages, weights, and what a reference and a critic say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from latentpad.algorithms import CriticAlgorithm, token_weights
+from latentpad.training.collate import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from latentpad.algorithms import Algorithm
+    from latentpad.models.reference import Reference
+    from latentpad.training.critic import CriticLearner
+    from latentpad.training.learner import Learner
+    from latentpad.types import Rollout
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was found out about each rollout before anything is learned from it.
+
+    Attributes:
+        reference_logprobs: [T_b] each; None without a reference.
+        values: [T_b + 1] each; None without a critic.
+    """
+
+    reference_logprobs: list[Tensor] | None
+    values: list[Tensor] | None
+
+
+@torch.no_grad()
+def observe(
+    rollouts: Sequence[Rollout],
+    learner: Learner,
+    *,
+    reference: Reference | None,
+    critic: CriticLearner | None,
+    budget: int,
+) -> Observed:
+    """One pass of the reference and of the critic over a step's rollouts, in micro-batches of `budget` tokens."""
+    logprobs: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
+    rows = Rows(rollouts, [0.0] * len(rollouts), [0.0] * len(rollouts))
+    for part in rows.parts(budget) if reference is not None or critic is not None else ():
+        batch = rows.take(part).collate().to(learner.policy.device)
+        if reference is not None:
+            with reference.model():
+                found = learner.forward(batch).logprobs.cpu()
+            logprobs |= {i: found[at, : len(rollouts[i].token_ids)] for at, i in enumerate(part)}
+        if critic is not None:
+            found = critic.estimate(batch).cpu()
+            values |= {i: found[at, : len(rollouts[i].token_ids) + 1] for at, i in enumerate(part)}
+    order = range(len(rollouts))
+    return Observed(
+        None if reference is None else [logprobs[i] for i in order],
+        None if critic is None else [values[i] for i in order],
+    )
+
+
+def make_rows(
+    rollouts: Sequence[Rollout],
+    signal: Sequence[Sequence[float]],
+    algorithm: Algorithm,
+    observed: Observed,
+    *,
+    max_new_tokens: int,
+    reward_kl: float = 0.0,
+    keep_all: bool = False,
+) -> Rows:
+    """All rows of a step, with its advantages; weights are fixed over all of them before any is left out.
+
+    Groups in which no advantage differs from 0 carry no policy gradient: they are left out, the rest keep their weight.
+
+    Args:
+        rollouts: of all groups, one group after the other.
+        signal: what each earned, by group.
+        algorithm: makes advantages of it.
+        observed: what the reference and the critic say.
+        max_new_tokens: the length limit.
+        reward_kl: weight of KL to the reference in the reward, paid token by token (k1).
+        keep_all: something else in the loss (KL, entropy) has a gradient on every row.
+    """
+    lengths = [len(rollout.token_ids) for rollout in rollouts]
+    weights = token_weights(algorithm.needs.aggregation, lengths, max_new_tokens)
+    paid = None
+    if reward_kl:
+        assert observed.reference_logprobs is not None
+        paid = [
+            reward_kl * (torch.tensor(rollout.logprobs, dtype=torch.float64) - reference.double())
+            for rollout, reference in zip(rollouts, observed.reference_logprobs, strict=True)
+        ]
+    if isinstance(algorithm, CriticAlgorithm):
+        return _critic_rows(rollouts, signal, algorithm, observed, weights, paid)
+    places = iter(range(len(rollouts)))
+    grouped = [[next(places) for _ in row] for row in signal]
+    if paid is not None:
+        signal = [
+            [value - float(paid[i].sum()) for value, i in zip(row, places_of, strict=True)]
+            for row, places_of in zip(signal, grouped, strict=True)
+        ]
+    advantages = algorithm.advantages(signal, [[lengths[i] for i in row] for row in grouped])
+    kept = [i for row, places_of in zip(advantages, grouped, strict=True) if keep_all or any(row) for i in places_of]
+    flat = [a for row in advantages for a in row]
+    return Rows(rollouts, flat, weights, observed.reference_logprobs).take(kept)
+
+
+def _critic_rows(
+    rollouts: Sequence[Rollout],
+    signal: Sequence[Sequence[float]],
+    algorithm: CriticAlgorithm,
+    observed: Observed,
+    weights: list[float],
+    paid: list[Tensor] | None,
+) -> Rows:
+    """The reward stands at the last token, the price of KL at each; every row is kept, for values learn from all."""
+    assert observed.values is not None
+    lengths = torch.tensor([len(rollout.token_ids) for rollout in rollouts])
+    rewards = torch.zeros(len(rollouts), int(lengths.max()), dtype=torch.float64)
+    values = torch.zeros(len(rollouts), int(lengths.max()) + 1, dtype=torch.float64)
+    flat = [value for group in signal for value in group]
+    for row, (length, value) in enumerate(zip(lengths.tolist(), flat, strict=True)):
+        if paid is not None:
+            rewards[row, :length] -= paid[row]
+        rewards[row, length - 1] += value
+        values[row, : length + 1] = observed.values[row].double()
+    truncated = torch.tensor([rollout.finish_reason == "LENGTH" for rollout in rollouts])
+    advantages, returns = algorithm.token_advantages(rewards, values, lengths, truncated)
+
+    def cut(tensor: Tensor) -> list[Tensor]:
+        return [tensor[row, :length].float() for row, length in enumerate(lengths.tolist())]
+
+    return Rows(rollouts, cut(advantages), weights, observed.reference_logprobs, observed.values, cut(returns))
+
+
+def value_metrics(rows: Rows) -> dict[str, float]:
+    """How well the values of before this step told the returns, over response tokens.
+
+    Returns:
+        `explained_variance`, 1 - Var(return - value) / Var(return), 0 where all returns are equal; and the mean
+        absolute error in each quarter of the responses, `value_error_q1` the first.
+    """
+    assert rows.values is not None
+    assert rows.returns is not None
+    returns = torch.cat(list(rows.returns)).double()
+    errors = returns - torch.cat([values[:-1] for values in rows.values]).double()
+    spread = float(returns.var(correction=0))
+    place = torch.cat([torch.arange(len(r)) * 4 // len(r) for r in rows.returns])
+    quarters = {
+        f"value_error_q{q + 1}": float(errors[place == q].abs().mean()) for q in range(4) if bool((place == q).any())
+    }
+    return {"explained_variance": 1 - float(errors.var(correction=0)) / spread if spread > 0 else 0.0, **quarters}
