@@ -25,6 +25,8 @@ EXPECTED = {
     "addition_dr_grpo.yaml",
     "polynomial.yaml",
     "python_programs.yaml",
+    "ppo.yaml",
+    "ppo_programs.yaml",
 }
 SMALL_MODEL = "{hidden_size: 16, layers: 1, heads: 2, intermediate_size: 32, max_positions: 512}"
 SMALL_TRAINING = {"steps": 2, "warmup_steps": 1, "checkpoint_every": 1}

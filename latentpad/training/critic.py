@@ -114,6 +114,7 @@ class CriticLearner:
         with torch.no_grad():
             for name, parameter in self.trainable().items():
                 parameter.copy_(state["weights"][name])
+                parameter.grad = None
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _hidden(self, batch: Batch) -> Tensor:

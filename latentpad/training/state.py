@@ -80,6 +80,7 @@ class TrainingState:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state["weights"][name])
+                parameter.grad = None  # a step that diverged may have left one
         if self._policy.trainable_hash() != state["hash"]:
             raise RecipeError(
                 f"{folder}: the restored weights do not have the hash that was saved: delete this checkpoint"

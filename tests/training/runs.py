@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from latentpad.recipe.errors import Diverged
 from latentpad.recipe.load import dump
 from latentpad.training.checkpoint import STATE
+from latentpad.training.learner import Learner
+from latentpad.training.state import TrainingState
 from tests import tiny
 from tests.training import worker
 
-SUM_STEPS = 80
 PAYS = {"prompts_per_step": 6, "group_size": 8}
 SHORT = {"max_new_tokens": 8, "chunk_size": 48}
 
 
 @cache
-def base(folder: Path) -> Path:
-    """A checkpoint that answers some one-digit sums, so that its groups carry a signal; made once a test session.
+def base(folder: Path, *, steps: int = 80) -> Path:
+    """A checkpoint that answers one-digit sums, some after 80 steps and most after 300; made once a test session.
 
     Args:
         folder: that all tests of the session share (`tmp_path_factory.getbasetemp()`).
+        steps: of pretraining.
     """
-    home = folder / "base"
+    home = folder / f"base-{steps}"
     home.mkdir()
     recipe = tiny.recipe(
         "pretrain",
         pretrain={"documents_per_step": 32, "scratchpad_share": 0.0},
         training={
-            "steps": SUM_STEPS,
+            "steps": steps,
             "learning_rate": 0.02,
-            "checkpoint_every": SUM_STEPS,
+            "schedule": "constant" if steps < 100 else "cosine",
+            "checkpoint_every": steps,
             "micro_batch_tokens": 4096,
         },
     )
     (home / "recipe.yaml").write_text(dump(recipe))
     assert worker.finish(worker.start(home / "recipe.yaml", home / "run")) == 0
-    return home / "run" / "checkpoints" / str(SUM_STEPS)
+    return home / "run" / "checkpoints" / str(steps)
 
 
 def write_rl(base: Path, folder: Path, **changes: Any) -> Path:
@@ -112,3 +120,53 @@ def assert_same_run(found: Path, expected: Path, *, steps: int) -> None:
     assert files == [f"{steps}.json", f"{steps}.jsonl"]
     for name in files:
         assert (found / "eval" / name).read_bytes() == (expected / "eval" / name).read_bytes()
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Learning goes wrong from a step on (from 1), while the learning rates are at least `while_scale` times theirs.
+
+    Attributes:
+        step: the first that goes wrong.
+        raises: it raises `Diverged` after the weights were changed; otherwise its loss is not a number.
+        while_scale: smaller steps cure it; 0 is incurable.
+        die_once: at the first roll back that finds no such file the process kills itself, `before` or `after` it.
+        when: that is.
+    """
+
+    step: int
+    raises: bool = False
+    while_scale: float = 1.0
+    die_once: Path | None = None
+    when: Literal["before", "after"] = "after"
+
+    def learner_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """For `Learner.step`."""
+
+        def step(learner: Learner, batches: Any, step: int, kl_coef: float = 0.0) -> dict[str, float]:
+            values: dict[str, float] = original(learner, batches, step, kl_coef)
+            if step + 1 >= self.step and learner.optimizer.step_scale >= self.while_scale:
+                if self.raises:
+                    raise Diverged(f"gradient norm is nan at step {step + 1}")
+                values["loss"] = float("nan")
+            return values
+
+        return step
+
+    def __call__(self) -> None:
+        """Bring it about in this process, for good."""
+        Learner.step = self.learner_step(Learner.step)  # type: ignore[method-assign]
+        if self.die_once is not None:
+            original, marker = TrainingState.roll_back, self.die_once
+
+            def roll_back(state: TrainingState, step_factor: float, why: str) -> None:
+                first = not marker.exists()
+                marker.touch()
+                if self.when == "after":
+                    original(state, step_factor, why)
+                if first:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if self.when == "before":
+                    original(state, step_factor, why)
+
+            TrainingState.roll_back = roll_back  # type: ignore[method-assign]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from latentpad.recipe.errors import RecipeError
-from latentpad.training import checkpoint
 from latentpad.training.checkpoint import (
     MANIFEST,
     clear_leftovers,
@@ -18,6 +16,7 @@ from latentpad.training.checkpoint import (
     verify,
     write_checkpoint,
 )
+from tests.training import worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,35 +116,6 @@ def test_a_fill_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     verify(old, key="recipe")
 
 
-class DieAt:
-    """Kills this process (SIGKILL) at the nth call of a function that changes the disk."""
-
-    def __init__(self, countdown: int) -> None:
-        self.countdown = countdown
-
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.countdown -= 1
-            if self.countdown == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return counted
-
-
-def write_and_die(folder: Path, step: int, countdown: int) -> bool:
-    """Write a checkpoint in a child that dies at the nth change of the disk; whether it got to the end."""
-    child = os.fork()
-    if child == 0:
-        die = DieAt(countdown)
-        for name in ("mkdir", "rename", "unlink", "rmdir", "fsync"):
-            setattr(os, name, die.wrap(getattr(os, name)))
-        checkpoint._sha256 = die.wrap(checkpoint._sha256)
-        write(folder, step)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 # From Python 3.12 on: a thread of another test's library may be alive. The child does nothing but write files.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_killed_at_any_moment_there_is_a_whole_checkpoint_and_leftovers_are_cleared(tmp_path: Path) -> None:
@@ -153,7 +123,7 @@ def test_killed_at_any_moment_there_is_a_whole_checkpoint_and_leftovers_are_clea
     for countdown in range(1, 100):
         folder = tmp_path / str(countdown)
         write(folder, 4)
-        finished = write_and_die(folder, 6, countdown)
+        finished = not worker.dies_at(countdown, partial(write, folder, 6))
         newest = newest_checkpoint(folder)
         assert newest is not None
         verify(newest[1], key="recipe")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,38 +13,89 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
 
+from latentpad.algorithms import ALGORITHMS
 from latentpad.recipe.load import dump
-from latentpad.training.checkpoint import STATE, steps_in
+from latentpad.training.checkpoint import steps_in
 from tests import tiny
-from tests.training import worker
+from tests.training import runs, worker
+from tests.training.runs import assert_same_run, metrics, saved
 
 STEPS = 12
 KILLS = 3
 TRAINING = {"steps": STEPS, "checkpoint_every": 2, "learning_rate": 0.003, "schedule": "cosine", "warmup_steps": 2}
 METHODS = ["pretrain", "supervised", "supervised-lora", "rl-lora", "rl-full"]
 
+LORA = {"lora": tiny.LORA.model_dump()}
+
+# Algorithms without a state of their own: what is new in each is what its step reads.
+FEW_STEPS, FEW_KILLS = 6, 2
+STATELESS: dict[str, dict[str, Any]] = {
+    "grpo": {"algorithm": {"name": "grpo", "scale": "batch"}, "rl": {"epochs": 2, "minibatches": 2}},
+    "dr_grpo": {
+        "algorithm": {"name": "dr_grpo"},
+        "rl": {"half_length": 2, "epochs": 2},
+        "scratchpad": "free",
+        "rollout": {"max_new_tokens": 24},
+        "evaluation": {"max_new_tokens": 24},
+    },
+    "rloo": {"algorithm": {"name": "rloo"}, "rl": {"entropy_coef": 0.01}},
+    "reinforce_plus_plus": {
+        "algorithm": {"name": "reinforce_plus_plus"},
+        "rl": {"minibatches": 2, "kl": {"coef": 0.1, "place": "reward"}},
+    },
+    "reinforce_plus_plus with a baseline": {
+        "algorithm": {"name": "reinforce_plus_plus", "baseline": True},
+        "model": LORA,
+        "rl": {"kl": {"coef": 0.1, "estimator": "k2"}},
+    },
+    "gspo": {"algorithm": {"name": "gspo"}, "rl": {"minibatches": 3}},
+    "cispo": {"algorithm": {"name": "cispo"}, "rl": {"signal": "random"}},
+    "signed": {"algorithm": {"name": "signed", "right": 0.1}, "rl": {"cells": ["digits=1"]}},
+}
+
+# Runs that carry more from step to step than a policy and its optimizer; they are killed at least 20 times each.
+MANY_STEPS, MANY_KILLS, WRITES = 24, 20, 3
+STATEFUL: dict[str, dict[str, Any]] = {
+    "ppo with a model critic and adaptive KL": {
+        "algorithm": {
+            "name": "ppo",
+            "critic": {"kind": "model", "lora_rank": 2, "minibatches": 2, "pretraining_steps": 4},
+        },
+        "model": LORA,
+        "rl": {"epochs": 2, "minibatches": 2, "entropy_coef": 0.01, "kl": {"coef": 0.05, "target": 0.001}},
+    },
+    "ppo with a head critic and a moving reference": {
+        "algorithm": {"name": "ppo", "critic": {"kind": "head", "pretraining_steps": 3, "loss_coef": 0.1}},
+        "rl": {
+            "minibatches": 2,
+            "kl": {"coef": 0.05, "place": "reward", "reference": "moving", "refresh_every": 5, "target": 0.01},
+        },
+    },
+    "dapo on a ladder": {
+        "algorithm": {"name": "dapo", "sampling_rounds": 3, "overlong_buffer": 3},
+        "task": {"name": "addition", "digits": [1, 2, 3]},
+        "rl": {"ladder": {"rungs": ["digits=1", "digits=2", "digits=3"], "window": 300, "promote_at": 0.05}},
+    },
+}
+
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that answers some one-digit sums, so that its groups carry a signal."""
-    folder = tmp_path_factory.mktemp("base")
-    recipe = tiny.recipe(
-        "pretrain",
-        pretrain={"documents_per_step": 32, "scratchpad_share": 0.0},
-        training={"steps": 80, "learning_rate": 0.02, "checkpoint_every": 80, "micro_batch_tokens": 4096},
-    )
-    (folder / "recipe.yaml").write_text(dump(recipe))
-    assert worker.finish(worker.start(folder / "recipe.yaml", folder / "run")) == 0
-    return folder / "run" / "checkpoints" / "80"
+    return runs.base(tmp_path_factory.getbasetemp())
 
 
 def write_recipe(name: str, base: Path, folder: Path) -> Path:
+    if name in STATELESS:
+        training = {"steps": FEW_STEPS, "checkpoint_every": 1}
+        return runs.write_rl(base, folder, training=training, **STATELESS[name])
+    if name in STATEFUL:
+        training = {"steps": MANY_STEPS, "checkpoint_every": 1, "schedule": "cosine", "warmup_steps": 2}
+        return runs.write_rl(base, folder, training=training, **STATEFUL[name])
     method, _, kind = name.partition("-")
     changes: dict[str, Any] = {"training": TRAINING}
     if method != "pretrain":
-        changes["model"] = {"path": str(base)} | ({"lora": tiny.LORA.model_dump()} if kind == "lora" else {})
+        changes["model"] = {"path": str(base)} | (LORA if kind == "lora" else {})
     else:
         changes["training"] = TRAINING | {"matrix_learning_rate": 0.01}
     if method == "rl":
@@ -72,45 +122,21 @@ def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return run
 
 
-def metrics(run: Path) -> list[dict[str, Any]]:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name != "timing"} for record in records]
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Every leaf of a nested state by its path."""
-    if isinstance(value, dict):
-        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}/{key}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: v for i, inner in enumerate(value) for k, v in flat(inner, f"{name}/{i}").items()}
-    return {name: value}
-
-
-def assert_equal(found: Any, expected: Any, what: str) -> None:
-    assert torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected, what
-
-
-def assert_same_run(found: Path, expected: Path) -> None:
-    """To the bit: metrics, weights, optimizer, evaluation; only times may differ."""
-    assert metrics(found) == metrics(expected)
-    assert [record["step"] for record in metrics(found)] == list(range(1, STEPS + 1))
-    ours, theirs = (run / "checkpoints" / str(STEPS) for run in (found, expected))
-    [weights] = [f.name for f in theirs.glob("*.safetensors")]
-    assert (ours / weights).read_bytes() == (theirs / weights).read_bytes()
-    states = {f.name for f in theirs.iterdir()} & {STATE, "optimizer.pt", "scheduler.pt"}
-    assert states in ({STATE}, {"optimizer.pt", "scheduler.pt"})
-    for name in states:
-        state, other = (flat(torch.load(folder / name, weights_only=True)) for folder in (ours, theirs))
-        assert state.keys() == other.keys()
-        for leaf in state.keys() - {"/counters/seconds"}:
-            assert_equal(state[leaf], other[leaf], f"{name}{leaf}")
-    files = sorted(f.name for f in (expected / "eval").iterdir())
-    assert files == [f"{STEPS}.json", f"{STEPS}.jsonl"]
-    for name in files:
-        assert (found / "eval" / name).read_bytes() == (expected / "eval" / name).read_bytes()
-
-
 Undisturbed = Callable[[str], Path]
+
+
+def kill_now_and_then(recipe: Path, run: Path, *, steps: int, kills: int, rng: Random) -> list[int]:
+    """Kill the run at `kills` moments drawn all over it, then let it end; the steps that it was taken up from."""
+    taken_up_from = []
+    for step in [*sorted(rng.sample(range(1, steps), kills)), steps]:
+        child = worker.start(recipe, run)
+        worker.signal_at(child, run, step, after=rng.uniform(0, 0.02) if step < steps else 0.0)
+        if worker.finish(child) == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        taken_up_from.append(max(steps_in(run / "checkpoints"), default=0))
+    assert worker.finish(worker.start(recipe, run)) == 0
+    return taken_up_from
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -118,21 +144,88 @@ def test_killed_again_and_again_a_run_ends_in_the_same_bits(
     tmp_path: Path, base: Path, undisturbed: Undisturbed, name: str
 ) -> None:
     recipe, run = write_recipe(name, base, tmp_path), tmp_path / "run"
-    rng = Random(f"kills/{name}")
-    taken_up_from = []
-    for step in [*sorted(rng.sample(range(1, STEPS), KILLS)), STEPS]:
-        child = worker.start(recipe, run)
-        worker.signal_at(child, run, step, after=rng.uniform(0, 0.02) if step < STEPS else 0.0)
-        if worker.finish(child) == 0:
-            break
-        assert child.exitcode == -signal.SIGKILL
-        taken_up_from.append(max(steps_in(run / "checkpoints"), default=0))
-    assert worker.finish(worker.start(recipe, run)) == 0
+    taken_up_from = kill_now_and_then(recipe, run, steps=STEPS, kills=KILLS, rng=Random(f"kills/{name}"))
 
     assert len(taken_up_from) >= 3
     assert any(0 < step < STEPS for step in taken_up_from)
-    assert_same_run(run, undisturbed(name))
+    assert_same_run(run, undisturbed(name), steps=STEPS)
     assert [f.name for f in (run / "checkpoints").iterdir()] == [str(STEPS)]
+
+
+def test_every_algorithm_is_killed() -> None:
+    assert {v["algorithm"]["name"] for v in (STATELESS | STATEFUL).values()} == set(ALGORITHMS)
+    assert len(ALGORITHMS) > 8
+
+
+@pytest.mark.parametrize("name", STATELESS)
+def test_whatever_the_algorithm_a_killed_run_ends_in_the_same_bits(
+    tmp_path: Path, base: Path, undisturbed: Undisturbed, name: str
+) -> None:
+    recipe, run = write_recipe(name, base, tmp_path), tmp_path / "run"
+    taken_up_from = kill_now_and_then(recipe, run, steps=FEW_STEPS, kills=FEW_KILLS, rng=Random(f"kills/{name}"))
+
+    assert len(taken_up_from) >= 2
+    assert any(0 < step < FEW_STEPS for step in taken_up_from)
+    assert_same_run(run, undisturbed(name), steps=FEW_STEPS)
+    assert sum(record["grad_norm"] > 0 for record in metrics(run)) > FEW_STEPS / 2
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_killed_twenty_times_and_in_the_middle_of_a_checkpoint_a_run_ends_in_the_same_bits(
+    tmp_path: Path, base: Path, undisturbed: Undisturbed, name: str
+) -> None:
+    """Each kill has its place in the run: one that came too late is made up for by a next one that comes early."""
+    recipe, run = write_recipe(name, base, tmp_path), tmp_path / "run"
+    rng = Random(f"kills/{name}")
+    kills, torn, taken_up_from = 0, 0, []
+    while kills < MANY_KILLS or torn < WRITES:
+        step = 1 + kills * (MANY_STEPS - 4) // MANY_KILLS
+        child = worker.start(recipe, run)
+        if worker.steps_logged(run) >= step:
+            time.sleep(rng.uniform(0, 0.3))
+            worker.signal_at(child, run, 0)
+        elif kills % 2:
+            worker.kill_in_a_write(child, run, step)
+        else:
+            worker.signal_at(child, run, step, after=rng.uniform(0, 0.03))
+        worker.finish(child)
+        assert child.exitcode == -signal.SIGKILL, f"ended after {kills} kills"
+        kills += 1
+        torn += any(worker.writing(run))
+        taken_up_from.append(max(steps_in(run / "checkpoints"), default=0))
+    assert worker.finish(worker.start(recipe, run)) == 0
+
+    assert len(set(taken_up_from)) > 5
+    assert taken_up_from == sorted(taken_up_from)
+    assert_same_run(run, undisturbed(name), steps=MANY_STEPS)
+    assert [f.name for f in (run / "checkpoints").iterdir()] == [str(MANY_STEPS)]
+
+
+def test_all_that_a_run_can_carry_moved_in_those_that_were_killed(undisturbed: Undisturbed) -> None:
+    model, head, dapo = (undisturbed(name) for name in STATEFUL)
+    coefs = [record["kl_coef"] for record in metrics(model)]
+    assert len(set(coefs)) > MANY_STEPS / 2
+    assert [("grad_norm" in r, "critic_grad_norm" in r) for r in metrics(model)] == [(False, True)] * 4 + [
+        (True, True)
+    ] * (MANY_STEPS - 4)
+    leaves = saved(model / "checkpoints" / str(MANY_STEPS))
+    assert any("/parts/critic/optimizer/state/" in leaf for leaf in leaves)
+    assert any("/parts/critic/weights/trunk." in leaf for leaf in leaves)
+
+    leaves = saved(head / "checkpoints" / str(MANY_STEPS))
+    moved = [leaf for leaf in leaves if leaf.startswith("/parts/kl/weights/")]
+    assert len(moved) > 5
+    assert all(leaf.replace("/parts/kl/weights/", "/weights/") in leaves for leaf in moved)
+    assert not all(leaves[leaf].equal(leaves[leaf.replace("/parts/kl", "")]) for leaf in moved)
+    assert len({record["kl_coef"] for record in metrics(head)}) > MANY_STEPS / 2
+
+    frontiers = [record["frontier"] for record in metrics(dapo)]
+    assert frontiers[0] == 0
+    assert frontiers == sorted(frontiers)
+    assert len(set(frontiers)) >= 2
+    assert frontiers.index(1) > 2
+    assert len({record["sampling_rounds"] for record in metrics(dapo)}) >= 2
+    assert saved(dapo / "checkpoints" / str(MANY_STEPS))["/parts/ladder/frontier"] >= 1
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -155,7 +248,7 @@ def test_asked_to_stop_a_run_leaves_a_checkpoint_and_goes_on_from_it(
     assert 3 <= len(metrics(run)) < STEPS
     assert not (run / "done.json").exists()
     assert worker.finish(worker.start(recipe, run)) == 0
-    assert_same_run(run, undisturbed(name))
+    assert_same_run(run, undisturbed(name), steps=STEPS)
 
 
 def test_a_finished_run_is_not_run_again(base: Path, undisturbed: Undisturbed) -> None:
@@ -186,4 +279,4 @@ def test_the_command_itself_survives_a_kill_and_ctrl_c(tmp_path: Path, base: Pat
     assert told.splitlines()[-1] == f"latentpad: stopped at step {step} of {STEPS}; checkpoint in {folder}/checkpoints"
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"run: {folder}" in done.stdout
-    assert_same_run(folder, undisturbed("pretrain"))
+    assert_same_run(folder, undisturbed("pretrain"), steps=STEPS)
