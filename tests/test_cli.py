@@ -131,7 +131,8 @@ def test_check_takes_an_experiment(written: Written, recipe_data: Data, capsys: 
         (
             "rl.group_sise=4",
             "rl.group_sise: unknown key 'group_sise'; did you mean 'group_size'?"
-            " (allowed: cells, group_size, prompts_per_step, signal)",
+            " (allowed: cells, entropy_coef, epochs, group_size, half_length, kl, ladder, minibatches,"
+            " prompts_per_step, signal)",
         ),
         ("training.steps=ten", "training.steps: got 'ten'; input should be a valid integer"),
         ("training.steps=", "training.steps: got None; input should be a valid integer"),

@@ -140,7 +140,7 @@ def test_a_chunk_holds_whole_groups(recipe_data: Data, chunk: int) -> None:
     [
         ("format", "compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, lines, nye)"),
         ("task", {"name": "adition", "digits": [1]}, "task.name: unknown task 'adition'; did you mean 'addition'?"),
-        ("algorithm", {"name": "gpro"}, "algorithm.name: unknown algorithm 'gpro'; did you mean 'grpo'?"),
+        ("algorithm", {"name": "grop"}, "algorithm.name: unknown algorithm 'grop'; did you mean 'grpo'?"),
         ("algorithm", {"name": "grpo", "clip": 1}, "algorithm.clip: unknown key of algorithm 'grpo' 'clip'; "),
         ("algorithm", {"name": "grpo", "scale": "grp"}, "algorithm.scale: got 'grp'; did you mean 'group'? allowed: "),
         ("algorithm", {"name": "grpo", "clip_low": "x"}, "algorithm.clip_low: got 'x'; input should be a valid number"),

@@ -64,6 +64,7 @@ class Run:
     metrics: tuple[Json, ...] = ()
     evaluation: Json = field(default_factory=dict)
     responses: tuple[Json, ...] = ()
+    alarms: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,7 @@ def _read_run(folder: Path, seed: int) -> Run:
         metrics=_json_lines(folder / "metrics.jsonl"),
         evaluation=_json(evaluations[-1]) if evaluations else {},
         responses=_json_lines(evaluations[-1].with_suffix(".jsonl")) if evaluations else (),
+        alarms=_json_lines(folder / "alarms.jsonl"),
     )
 
 
@@ -257,7 +259,8 @@ def read_single_run(folder: Path) -> Page:
     arm = Arm(title, "", "", None, "done", (), (), (run,), plots.mark_of(0))
     seed = int(arm.setting("seed") or 0)
     last = run.metrics[-1] if run.metrics else {}
-    seconds = sum(m.get("timing", {}).get("seconds", 0) for m in run.metrics)
+    summed = sum(m.get("timing", {}).get("seconds", 0) for m in run.metrics)
+    seconds = last.get("timing", {}).get("total_seconds", summed)
     arm = replace(
         arm,
         method=arm.setting("method") or "",

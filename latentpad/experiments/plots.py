@@ -70,6 +70,10 @@ PANELS = {
     "entropy": Axis("entropy (nats per token)"),
     "response_tokens": Axis("response length (tokens)"),
     "truncated": Axis("truncated responses (%)", percent=True),
+    "grad_norm": Axis("gradient norm before clipping"),
+    "explained_variance": Axis("critic: explained variance"),
+    "kl": Axis("KL to the reference (nats per token)"),
+    "frontier": Axis("ladder: rungs climbed"),
 }
 LOSS = Axis("loss (nats per token)")
 
@@ -190,8 +194,9 @@ def curve_figure(arms: Sequence[ArmLines], axis: Axis, *, salt: str) -> str:
                 markevery=(index % every, every),
                 **style,
             )
-        top = max([1e-9, *(y for arm in arms for seed in arm.seeds for y in seed.y)])
-        axes.set_ylim(0, 1 if axis.percent and top > _SMALL_SHARE else top * 1.08)
+        values = [y for arm in arms for seed in arm.seeds for y in seed.y]
+        top, low = max([1e-9, *values]), min([0.0, *values])
+        axes.set_ylim(max(low * 1.08, -1.0), 1 if axis.percent and top > _SMALL_SHARE else top * 1.08)
         axes.locator_params(axis="x", nbins=5, integer=True)
         axes.locator_params(axis="y", nbins=4)
         _label(axes, axis, "step")

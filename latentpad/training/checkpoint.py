@@ -75,8 +75,11 @@ def discard(folder: Path, step: int) -> None:
 
 
 def is_good(checkpoint: Path) -> bool:
-    """Whether the run was well when this checkpoint was written."""
-    return bool(json.loads((checkpoint / MANIFEST).read_text()).get("good", True))
+    """Whether the run was well when this checkpoint was written; of a torn one nobody knows."""
+    try:
+        return bool(json.loads((checkpoint / MANIFEST).read_text()).get("good", True))
+    except (OSError, ValueError):
+        return False
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -104,15 +107,14 @@ def verify(checkpoint: Path, *, key: str | None = None) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+        written_for, files = manifest["key"], manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
         raise RecipeError(
             f"{checkpoint}: not a whole checkpoint (no readable {MANIFEST}): delete it to go on"
         ) from error
-    if key is not None and manifest["key"] != key:
-        raise RecipeError(
-            f"{checkpoint}: from another recipe (key {manifest['key']}, this one {key}): use another --out"
-        )
-    for name, digest in manifest["files"].items():
+    if key is not None and written_for != key:
+        raise RecipeError(f"{checkpoint}: from another recipe (key {written_for}, this one {key}): use another --out")
+    for name, digest in files.items():
         if not (checkpoint / name).is_file() or _sha256(checkpoint / name) != digest:
             raise RecipeError(
                 f"{checkpoint}: {name} is not what was written (torn or changed): delete this checkpoint to go on"

@@ -310,7 +310,7 @@ def test_a_drawing_has_no_colour_of_its_own(experiment: Path) -> None:
     html = write_report(experiment).read_text(encoding="utf-8")
     drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
 
-    assert len(drawings) == 2 + 6 + 6 + 1 + len(re.findall(r'class="arm"', html)) + 3 + 3
+    assert len(drawings) == 2 + 7 + 6 + 1 + len(re.findall(r'class="arm"', html)) + 3 + 3
     assert not [d for d in drawings if re.search(r"(fill|stroke): #", d)]
 
 

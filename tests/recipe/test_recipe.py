@@ -83,7 +83,8 @@ def test_a_recipe_without_a_fault_loads(written: Written, recipe_data: Data) -> 
             "rl.group_sise",
             4,
             "rl.group_sise: unknown key 'group_sise'; did you mean 'group_size'?"
-            " (allowed: cells, group_size, prompts_per_step, signal)",
+            " (allowed: cells, entropy_coef, epochs, group_size, half_length, kl, ladder, minibatches,"
+            " prompts_per_step, signal)",
         ),
         (
             "model.scratch.zebra",

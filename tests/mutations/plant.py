@@ -1,0 +1,251 @@
+"""Plants each bug of `bugs.py` in a copy of this tree, one at a time, and sees that it is caught.
+
+    python -m tests.mutations.plant [--only NAME ...] [--write]
+
+A bug is caught when a named test fails by an assertion or by one of our refusals, or when `latentpad check --full` ends
+with exit code 3 and one line; an error of any other kind is no catch. `--write` writes the table, README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.mutations.bugs import BUGS, CHECK, Bug
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = Path(__file__).with_name("README.md")
+LIMIT = 120.0  # seconds a bug
+REFUSED = 3
+HEAD = """\
+# Known bugs, planted and caught
+
+Each bug was seen in a system of this field, or is the slip that its tests are for. `python -m tests.mutations.plant
+--write` plants one at a time in a copy of this tree, runs the tests that are to catch it, or `latentpad check --full`
+on a tiny recipe (temperature 0.7, forbidden tokens, KL to the policy that training starts from), and writes this table.
+A bug counts as caught where a test fails by an assertion or by a refusal of latentpad's own; an import that breaks or a
+name that is missing is no catch. The same tests pass, and the same check is good, without a bug.
+"""
+
+
+class NotCaughtError(Exception):
+    """What went otherwise than it should."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A copy of the tree that may be spoilt, beside a recipe to check."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """For `latentpad check --full`."""
+        return self.root.parent / "recipe.yaml"
+
+    def run(self, command: Sequence[str], limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
+        """Python with the copy on its path, in a process of its own."""
+        environment = os.environ | {
+            "PYTHONPATH": str(self.root),
+            "PYTHONDONTWRITEBYTECODE": "1",  # an edit in the same second, of the same size, would go unseen
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+
+    def inside(self, *arguments: str, limit: float = LIMIT) -> dict[str, Any]:
+        """What `_inside` reports from the copy."""
+        report = self.root.parent / "report.json"
+        report.unlink(missing_ok=True)
+        done = self.run(["-m", "tests.mutations.plant", "--inside", str(report), *arguments], limit)
+        if not report.is_file():
+            raise NotCaughtError(f"no report: {(done.stderr or done.stdout)[-2000:]}")
+        found: dict[str, Any] = json.loads(report.read_text()) | {"output": done.stdout[-3000:]}
+        return found
+
+
+def copy_tree(target: Path) -> None:
+    """Every file of the checkout that git tracks or would."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+
+
+def caught_by_tests(tree: Tree, nodes: Sequence[str]) -> str:
+    """The test that failed first. Raises `NotCaughtError`."""
+    report = tree.inside(*nodes)
+    if report["code"] == 0:
+        raise NotCaughtError(f"survived {', '.join(nodes)}")
+    failures = report["failures"]
+    if report["code"] != 1 or not failures or failures[0]["when"] != "call" or not failures[0]["verdict"]:
+        raise NotCaughtError(f"broken, not caught: exit code {report['code']}, {failures or report['output']}")
+    return str(failures[0]["test"])
+
+
+def caught_by_check(tree: Tree) -> str:
+    """The line of `latentpad check --full`. Raises `NotCaughtError`."""
+    done = tree.run(["-m", "latentpad", "check", str(tree.recipe), "--full"])
+    if done.returncode != REFUSED or len(done.stderr.splitlines()) != 1:
+        raise NotCaughtError(f"check: exit code {done.returncode}, {(done.stderr or done.stdout)[-600:]}")
+    return done.stderr.strip().removeprefix("latentpad: ")
+
+
+def plant(tree: Tree, bug: Bug) -> list[str]:
+    """By what the bug is caught, a line each; the copy is restored. Raises `NotCaughtError`."""
+    file = tree.root / bug.file
+    sound = file.read_text()
+    if sound.count(bug.old) != 1:
+        raise NotCaughtError(f"{bug.file} holds the text to replace {sound.count(bug.old)} times")
+    file.write_text(sound.replace(bug.old, bug.new))
+    try:
+        tests = [name for name in bug.caught_by if name != CHECK]
+        found = [f"`{caught_by_tests(tree, tests)}`"] if tests else []
+        return found + [f"check: {caught_by_check(tree)}" for name in bug.caught_by if name == CHECK]
+    except subprocess.TimeoutExpired as error:
+        raise NotCaughtError(f"nothing was heard for {error.timeout:g} s") from error
+    finally:
+        file.write_text(sound)
+
+
+def prove_sound(tree: Tree, bugs: Sequence[Bug]) -> None:
+    """Without a bug the same tests pass and the check is good. Raises `NotCaughtError`."""
+    tree.inside()  # writes the recipe
+    nodes = sorted({name for bug in bugs for name in bug.caught_by} - {CHECK})
+    report = tree.inside(*nodes, limit=20 * LIMIT) if nodes else {"code": 0}
+    if report["code"] != 0:
+        raise NotCaughtError(f"without any bug: exit code {report['code']}, {report['failures'] or report['output']}")
+    done = tree.run(["-m", "latentpad", "check", str(tree.recipe), "--full"])
+    if done.returncode != 0:
+        raise NotCaughtError(f"without any bug, check says: {done.stderr or done.stdout}")
+
+
+def _inside(report: Path, nodes: Sequence[str]) -> None:
+    """In the copy: run these tests and report what failed; with none, write the recipe to check."""
+    import latentpad
+    import reward
+    from latentpad.recipe.errors import Diverged, MachineError, RecipeError
+
+    for package in (latentpad, reward):
+        assert Path(package.__file__ or "").is_relative_to(Path.cwd()), f"{package.__name__} is not the copy's"
+    if not nodes:
+        _write_recipe(report.parent)
+        report.write_text("{}")
+        return
+    verdicts = (AssertionError, pytest.fail.Exception, RecipeError, MachineError, Diverged)
+    failures: list[dict[str, Any]] = []
+
+    def is_verdict(error: BaseException) -> bool:
+        if isinstance(error, BaseExceptionGroup):  # hypothesis found several
+            return all(map(is_verdict, error.exceptions))
+        return isinstance(error, verdicts)
+
+    class Watch:
+        """Told of every failure."""
+
+        def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+            if call.excinfo is not None and not isinstance(call.excinfo.value, pytest.skip.Exception):
+                error = call.excinfo.value
+                told = " ".join(str(error).split())[:300]
+                entry = {"test": item.nodeid, "when": call.when, "verdict": is_verdict(error)}
+                failures.append(entry | {"error": f"{type(error).__name__}: {told}"})
+
+    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *nodes], plugins=[Watch()])
+    report.write_text(json.dumps({"code": int(code), "failures": failures}))
+
+
+def _write_recipe(folder: Path) -> None:
+    from latentpad.recipe.load import dump
+    from tests import tiny
+
+    tiny.policy().save(folder / "policy")
+    limits = {"max_new_tokens": 8}
+    recipe = tiny.recipe(
+        "rl",
+        model={"path": str(folder / "policy")},
+        rl={"prompts_per_step": 6, "group_size": 4, "kl": {"coef": 0.1}},
+        rollout={**limits, "temperature": 0.7},
+        evaluation=limits,
+        scratchpad="empty",
+    )
+    (folder / "recipe.yaml").write_text(dump(recipe))
+
+
+def table(caught: dict[str, list[str]]) -> str:
+    """README.md, as planted."""
+    rows = ["| bug | seen in | planted in | caught by |", "|---|---|---|---|"]
+    for bug in BUGS:
+        by = "<br>".join(line.replace("|", "\\|") for line in caught[bug.name])
+        rows.append(f"| **{bug.name}**: {bug.what} | {bug.source} | `{bug.file}` | {by} |")
+    number = sum(any(line.startswith("check: ") for line in lines) for lines in caught.values())
+    total = f"{len(BUGS)} bugs, all caught; {number} of them by `latentpad check --full` too."
+    return f"{HEAD}\n{total}\n\n" + "\n".join(rows) + "\n"
+
+
+def say(line: str) -> None:
+    """To the terminal, at once."""
+    print(line, flush=True)  # noqa: T201 (a script)
+
+
+def main() -> int:
+    """0 if every bug is caught."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these bugs alone")
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} if all are caught")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("nodes", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.inside is not None:
+        _inside(args.inside, args.nodes)
+        return 0
+    bugs = [bug for bug in BUGS if args.only is None or bug.name in args.only]
+    if args.only is not None and (args.write or len(bugs) != len(set(args.only))):
+        parser.error("--only: unknown name" if not args.write else "--write needs all bugs: leave --only out")
+    caught: dict[str, list[str]] = {}
+    start = time.monotonic()
+    with TemporaryDirectory() as folder:
+        tree = Tree(Path(folder).resolve() / "tree")
+        copy_tree(tree.root)
+        prove_sound(tree, bugs)
+        say(f"sound without a bug: {time.monotonic() - start:.0f} s")
+        for bug in bugs:
+            began = time.monotonic()
+            try:
+                caught[bug.name] = plant(tree, bug)
+                told = " and ".join(caught[bug.name])
+            except NotCaughtError as error:
+                told = f"NOT CAUGHT: {error}"
+            say(f"{bug.name} ({time.monotonic() - began:.0f} s): {told}")
+    say(f"{len(caught)} of {len(bugs)} caught in {(time.monotonic() - start) / 60:.1f} minutes")
+    if len(caught) < len(bugs):
+        return 1
+    if args.write:
+        TABLE.write_text(table(caught))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
