@@ -124,6 +124,61 @@ def test_check_takes_an_experiment(written: Written, recipe_data: Data, capsys: 
     assert [line.split(":")[0] for line in lines[:-1]] == ["ok  arms.a"] * 4 + ["ok  arms.b"] * 4
 
 
+def test_a_full_check_proves_the_loop_and_leaves_nothing(
+    written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe_data["rl"]["kl"] = {"coef": 0.1}
+    path = written(recipe_data)
+    assert main(["check", str(path), "--full"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == ""
+    assert lines[-1] == f"{path}: good (recipe 'small')"
+    assert all(line.startswith("ok  ") for line in lines[:-1])
+    # 4 that need no model, 5 of every start (KL is one), 3 that are only asked for
+    assert [line.split(":")[0].split(",")[0] for line in lines[4:-1]] == [
+        "ok  ratio is 1",
+        "ok  the stop token is in the loss",
+        lines[6],
+        "ok  the engine follows the trained weights",
+        "ok  a small step makes rewarded responses likelier than the others",
+        "ok  the gradient does not depend on the split into micro-batches",
+        "ok  a worst-case micro-batch",
+        lines[11].split(":")[0].split(",")[0],
+    ]
+    assert lines[6].startswith("ok  KL to reference 'base' is ")
+    assert lines[11].startswith("ok  a step takes about ")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_proof_that_fails_ends_a_full_check_with_3(
+    written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentpad.training import proofs
+
+    def fail(*_: object) -> str:
+        raise proofs.ProofFailed("sampler and learner disagree")
+
+    monkeypatch.setattr(proofs, "ratio_is_one", fail)
+    assert main(["check", str(written(recipe_data)), "--full"]) == 3
+    out, err = capsys.readouterr()
+    assert err == "latentpad: sampler and learner disagree\n"
+    assert "good (recipe" not in out
+
+
+def test_a_full_check_is_of_one_rl_run(written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = {"experiment": "e", "seeds": [0], "shared": shared(recipe_data), "arms": {"a": {}}}
+    path = written(plan, "plan.yaml")
+    assert main(["check", str(path), "--full"]) == 2
+    line = f"latentpad: {path}: --full needs a model on disk: give the recipe.yaml of one of its runs\n"
+    assert capsys.readouterr().err == line
+    del recipe_data["rl"], recipe_data["algorithm"]
+    recipe_data |= {"method": "supervised", "supervised": {"target": "answer", "examples_per_step": 2}}
+    assert main(["check", str(written(recipe_data)), "--full"]) == 2
+    line = "latentpad: --full proves the loop of method 'rl'; this recipe's method is 'supervised'\n"
+    assert capsys.readouterr().err == line
+
+
 @pytest.mark.parametrize("verb", ["check", "train"])
 @pytest.mark.parametrize(
     ("override", "line"),

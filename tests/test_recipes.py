@@ -27,6 +27,8 @@ EXPECTED = {
     "python_programs.yaml",
     "ppo.yaml",
     "ppo_programs.yaml",
+    "roll_back.yaml",
+    "addition_ladder.yaml",
 }
 SMALL_MODEL = "{hidden_size: 16, layers: 1, heads: 2, intermediate_size: 32, max_positions: 512}"
 SMALL_TRAINING = {"steps": 2, "warmup_steps": 1, "checkpoint_every": 1}

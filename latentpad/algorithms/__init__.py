@@ -151,6 +151,8 @@ def token_weights(aggregation: Aggregation, lengths: Sequence[int], max_new_toke
     [0.25, 0.125]
     """
     count, total = len(lengths), sum(lengths)
+    if not count:
+        return []
     if aggregation == "token":
         return [1 / total] * count
     if aggregation == "sequence":

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from latentpad.algorithms import Critic, Needs
 from latentpad.algorithms.parts import check_clip, clipped_surrogate, token_ratio
 from latentpad.recipe.errors import RecipeError
@@ -27,25 +25,31 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, lambdas: Tensor) -> Te
         lengths: [B].
         lambdas: [B].
 
+    >>> import torch
     >>> row = dict(rewards=torch.tensor([[0.0, 1.0]]), values=torch.tensor([[0.5, 0.25, 0.0]]))
     >>> gae(**row, lengths=torch.tensor([2]), lambdas=torch.tensor([0.5])).tolist()  # deltas -0.25, 0.75
     [[0.125, 0.75]]
     """
-    inside = torch.arange(rewards.shape[1], device=rewards.device) < lengths.unsqueeze(1)
-    deltas = torch.where(inside, rewards + values[:, 1:] - values[:, :-1], 0.0)
-    advantages = torch.zeros_like(deltas)
-    running = torch.zeros_like(lambdas, dtype=deltas.dtype)
+    deltas = (rewards + values[:, 1:] - values[:, :-1]).masked_fill(~before(lengths, rewards.shape[1]), 0.0)
+    advantages = deltas.new_zeros(deltas.shape)
+    running = deltas.new_zeros(len(deltas))
     for t in reversed(range(rewards.shape[1])):
         running = deltas[:, t] + lambdas * running
         advantages[:, t] = running
     return advantages
 
 
+def before(lengths: Tensor, width: int) -> Tensor:
+    """[B, width] whether a column stands before the end of its row."""
+    columns = lengths.new_ones(len(lengths), width).cumsum(1) - 1
+    return columns < lengths.unsqueeze(1)
+
+
 def with_terminal(values: Tensor, lengths: Tensor, bootstrap: Tensor) -> Tensor:
     """The values with 0 where a response has ended (kept where `bootstrap`), and 0 beyond."""
-    columns = torch.arange(values.shape[1], device=values.device)
-    kept = (columns < lengths.unsqueeze(1)) | ((columns == lengths.unsqueeze(1)) & bootstrap.unsqueeze(1))
-    return torch.where(kept, values, 0.0)
+    width = values.shape[1]
+    kept = before(lengths, width) | (before(lengths + 1, width) & bootstrap.unsqueeze(1))
+    return values.masked_fill(~kept, 0.0)
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,11 @@ class PPO:
     def lambdas(self, lengths: Tensor) -> Tensor:
         """The actor's lambda of each response, [B].
 
+        >>> import torch
         >>> PPO(length_adaptive=0.5).lambdas(torch.tensor([4, 1000])).tolist()  # 1 - 1/2 and 1 - 1/500
         [0.95, 0.998]
         """
-        fixed = torch.full(lengths.shape, self.lambda_actor, dtype=torch.float64, device=lengths.device)
+        fixed = lengths.double() * 0 + self.lambda_actor
         if self.length_adaptive is None:
             return fixed
         return fixed.maximum(1 - 1 / (self.length_adaptive * lengths.double()))
@@ -111,16 +116,15 @@ class PPO:
     ) -> tuple[Tensor, Tensor]:
         """Advantages and returns [B, T] of the whole step, in float64; 0 beyond each response."""
         values = with_terminal(values.double(), lengths, truncated & self.bootstrap_truncated)
-        inside = torch.arange(rewards.shape[1], device=rewards.device) < lengths.unsqueeze(1)
-        paid = torch.where(inside, rewards.double(), 0.0)
-        lambdas = torch.full_like(lengths, 1, dtype=torch.float64) * self.lambda_critic
-        returns = torch.where(inside, gae(paid, values, lengths, lambdas) + values[:, :-1], 0.0)
+        inside = before(lengths, rewards.shape[1])
+        paid = rewards.double().masked_fill(~inside, 0.0)
+        returns = gae(paid, values, lengths, lengths.double() * 0 + self.lambda_critic) + values[:, :-1]
         advantages = gae(paid, values, lengths, self.lambdas(lengths))
         if self.normalise:
             known = advantages[inside]
-            spread = known.std() if known.numel() > 1 else torch.zeros(())
+            spread = known.std() if known.numel() > 1 else 0.0
             advantages = (advantages - known.mean()) / (spread + 1e-8)
-        return torch.where(inside, advantages, 0.0), returns
+        return advantages.masked_fill(~inside, 0.0), returns.masked_fill(~inside, 0.0)
 
     def token_loss(self, *, logprobs: Tensor, rollout_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLoss:
         """Unreduced losses; all tensors [B, T], logprobs in nats."""

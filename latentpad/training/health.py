@@ -74,13 +74,16 @@ class Health:
     def good(self) -> bool:
         """Whether a checkpoint written now is one to roll back to: no severe alarm, nor half the way to one.
 
-        That is, the reward is near its best, and the gradient norm has not risen by the root of `gradient_rise`.
+        That is, a window of rewards is known and near its best, and the gradient norm has not risen by the root of
+        `gradient_rise`.
         """
         rise = self._norm_rise()
         if any(self._lasting.values()) or (rise is not None and rise > math.sqrt(self._section.gradient_rise)):
             return False
         reward, best = self._mean("reward"), self._best["reward"]
-        return best < LEAST_REWARD or reward is None or reward >= GOOD_SHARE * best
+        if reward is None:  # too early to tell, unless nobody logs a reward
+            return not self._recent["reward"]
+        return best < LEAST_REWARD or reward >= GOOD_SHARE * best
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, like JSON."""

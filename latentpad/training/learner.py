@@ -71,6 +71,7 @@ class Learner:
         """One optimizer step in training step number `step` (from 0); with no batch, none is taken."""
         if not batches:
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.optimizer.learning_rate(step)}
+        self.policy.model.zero_grad(set_to_none=True)  # a step that diverged in the critic's head left its own
         metrics = self.accumulate(batches, kl_coef)
         if self.critic is not None:
             metrics["critic_grad_norm"] = self.critic.apply(step)

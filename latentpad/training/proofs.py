@@ -174,10 +174,13 @@ def step_raises_right_answers(trainer: RLTrainer, rollouts: Sequence[Rollout]) -
             sums = trainer.learner.forward(batch).logprobs.double().sum(1)
         return float(sums[right].mean() - sums[~right].mean())
 
-    before = lead()
-    with _moved_weights(trainer.policy, -0.02 * gradient / gradient.norm()):
-        change = lead() - before
-    if not change > 0:
+    before, change = lead(), 0.0
+    for size in (1e-2, 1e-3, 1e-4):  # the first may overshoot
+        with _moved_weights(trainer.policy, -size * gradient / gradient.norm()):
+            change = lead() - before
+        if change > 0:
+            break
+    else:
         raise ProofFailed(f"a step makes what was rewarded less likely (by {-change:.2g} nats): a sign is wrong")
     return f"a small step makes rewarded responses likelier than the others, by {change:.2g} nats"
 

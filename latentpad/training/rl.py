@@ -11,6 +11,7 @@ from latentpad.recipe.errors import Diverged
 from latentpad.recipe.rl_schema import HealthSection
 from latentpad.rollout import Sampling
 from latentpad.seeding import rng_of
+from latentpad.training.collate import Rows
 from latentpad.training.collect import Collector
 from latentpad.training.critic import CriticLearner
 from latentpad.training.health import Health
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from latentpad.recipe.schema import Recipe
     from latentpad.rollout import RolloutEngine
     from latentpad.tasks import Task
-    from latentpad.training.collate import Rows
     from latentpad.training.collect import Collected
     from latentpad.training.interrupt import Stop
     from latentpad.training.run_folder import RunFolder
@@ -127,6 +127,8 @@ class RLTrainer:
     def rows(self, collected: Collected, signal: list[list[float]]) -> Rows:
         """What is learned from the groups that were kept."""
         rollouts = [episode.rollout for group in collected.kept for episode in group.episodes]
+        if not rollouts:  # no group had a signal in any sampling round
+            return Rows([], [], [])
         observed = observe(
             rollouts,
             self.learner,
@@ -178,6 +180,7 @@ class RLTrainer:
         try:
             values, timing = self.step()
         except Diverged as error:
+            self.run.alarm(self.state.step + 1, "diverged", str(error), "stop" if action == "warn" else action)
             if action != "roll_back":
                 raise
             self._roll_back(str(error), bar)
@@ -193,7 +196,8 @@ class RLTrainer:
         if severe and action == "roll_back":
             self._roll_back(severe[0], bar)
             return
-        self.state.advance(values, timing, stop, good=self.health.good)
+        good = self.health.good or action != "roll_back"
+        self.state.advance(values, timing, stop, good=good)
         bar.advance(note=f"reward {values['reward']:.2f}, pads {values['scratchpad_rate']:.0%}")
 
     def _roll_back(self, why: str, bar: Bar) -> None:

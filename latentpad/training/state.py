@@ -57,9 +57,10 @@ class TrainingState:
         """Take up the run's newest checkpoint, if it has one; keep the newest `keep` good ones."""
         self._run, self._policy, self._optimizer, self._training = run, policy, optimizer, training
         self._parts, self._keep = dict(parts or {}), keep
-        self._base = policy.base_hash()
+        self._base, self._start = policy.base_hash(), policy.trainable_hash()
         self.counters = Counters()
         self.step = self.roll_backs = 0
+        self._rolled_back_to = -1
         if run.resume is not None:
             self._load(run.resume[1])
         elif keep > 1:
@@ -73,7 +74,7 @@ class TrainingState:
             raise RecipeError(
                 f"{folder}: its trained weights are not those of this recipe: delete the run to start anew"
             )
-        if self._base != state["base"]:
+        if (self._base, self._start) != (state["base"], state["start"]):
             raise RecipeError(
                 f"{folder}: was trained on other base weights than model.path holds now: give those, or another --out"
             )
@@ -91,6 +92,7 @@ class TrainingState:
             part.load(state["parts"][name])
         self.counters = Counters(**state["counters"])
         self.step, self.roll_backs = state["step"], state["roll_backs"]
+        self._rolled_back_to = state["rolled_back_to"]
 
     def _fill(self, folder: Path) -> None:
         self._policy.save(folder)
@@ -100,9 +102,11 @@ class TrainingState:
             "weights": weights,
             "hash": self._policy.trainable_hash(),
             "base": self._base,
+            "start": self._start,
             "optimizer": self._optimizer.state(),
             "step_scale": self._optimizer.step_scale,
             "roll_backs": self.roll_backs,
+            "rolled_back_to": self._rolled_back_to,
             "parts": {name: part.state() for name, part in self._parts.items()},
             "counters": asdict(self.counters),
         }
@@ -139,6 +143,7 @@ class TrainingState:
     def roll_back(self, step_factor: float, why: str) -> None:
         """Take up the newest good checkpoint, forget what came after it, and go on with smaller steps.
 
+        Where that is the one that the last roll back took up, it was not good after all: the one before it is taken.
         A run that is killed before its next checkpoint comes to the same trouble again, and rolls back again.
 
         Args:
@@ -152,11 +157,15 @@ class TrainingState:
         good = [step for step in steps_in(folder) if is_good(folder / str(step))]
         if not good:
             raise Diverged(f"{why}; no checkpoint is from before the trouble")
-        verify(folder / str(max(good)), key=self._run.key)
-        for step in (step for step in steps_in(folder) if step > max(good)):
+        if len(good) > 1 and max(good) == self._rolled_back_to:
+            good.remove(max(good))
+        target = max(good)
+        verify(folder / str(target), key=self._run.key)
+        for step in sorted((step for step in steps_in(folder) if step > target), reverse=True):
             discard(folder, step)
-        seconds, scale, count = self.counters.seconds, self._optimizer.step_scale, self.roll_backs
-        self._load(folder / str(max(good)))
-        self.counters.seconds = seconds
+        spent, scale, count = self.counters, self._optimizer.step_scale, self.roll_backs
+        self._load(folder / str(target))
+        self.counters = spent  # what was undone has been paid for
         self._optimizer.step_scale, self.roll_backs = scale * step_factor, count + 1
+        self._rolled_back_to = target
         self._run.cut_metrics(self.step)

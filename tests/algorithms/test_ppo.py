@@ -164,7 +164,7 @@ def test_the_length_adaptive_lambda_rules_long_responses_alone() -> None:
 
 
 def test_the_length_adaptive_lambda_is_of_the_actor_alone() -> None:
-    # alpha 1, 4 tokens: lambda 3/4; deltas 0 0 0 1, so 27/64, 9/16, 3/4, 1; returns with lambda 0 are the values + delta
+    # alpha 1, 4 tokens: lambda 3/4; deltas 0 0 0 1, so 27/64, 9/16, 3/4, 1; returns with lambda 0: the deltas
     ppo = PPO(lambda_actor=0.0, lambda_critic=0.0, length_adaptive=1.0, normalise=False)
     advantages, returns = of_one(ppo, [0, 0, 0, 1], [0.0] * 5)
     assert advantages == pytest.approx([27 / 64, 9 / 16, 3 / 4, 1])

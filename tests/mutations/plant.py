@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,11 +29,22 @@ import pytest
 from tests.mutations.bugs import BUGS, CHECK, Bug
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("README.md")
-LIMIT = 120.0  # seconds a bug
+LIMIT = 120  # seconds of the processor a bug; by the clock ten times as many, for the machine may be busy
+# Imported once: each bug's process is forked from this one, which has nothing of ours loaded.
+PRELOADED = (
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+    "scipy.stats",
+    "pydantic",
+    "yaml",
+    "torch.utils.tensorboard",
+)
 REFUSED = 3
 HEAD = """\
 # Known bugs, planted and caught
@@ -57,33 +72,41 @@ class Tree:
         """For `latentpad check --full`."""
         return self.root.parent / "recipe.yaml"
 
-    def run(self, command: Sequence[str], limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
-        """Python with the copy on its path, in a process of its own."""
-        environment = os.environ | {
-            "PYTHONPATH": str(self.root),
-            "PYTHONDONTWRITEBYTECODE": "1",  # an edit in the same second, of the same size, would go unseen
-            "PYTHONHASHSEED": "0",
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=self.root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
+    def inside(self, function: Callable[[], dict[str, Any]], limit: int = LIMIT) -> dict[str, Any]:
+        """What a function returns in a process of its own in which the copy is imported, and what it printed.
 
-    def inside(self, *arguments: str, limit: float = LIMIT) -> dict[str, Any]:
-        """What `_inside` reports from the copy."""
-        report = self.root.parent / "report.json"
-        report.unlink(missing_ok=True)
-        done = self.run(["-m", "tests.mutations.plant", "--inside", str(report), *arguments], limit)
-        if not report.is_file():
-            raise NotCaughtError(f"no report: {(done.stderr or done.stdout)[-2000:]}")
-        found: dict[str, Any] = json.loads(report.read_text()) | {"output": done.stdout[-3000:]}
-        return found
+        Raises:
+            NotCaughtError: it did not come to its end, or not in time.
+        """
+        for name in ("report.json", "out", "err"):
+            (self.root.parent / name).unlink(missing_ok=True)
+        child = multiprocessing.get_context("fork").Process(target=self._in_copy, args=(function, limit))
+        child.start()
+        child.join(10 * limit)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            raise NotCaughtError(f"no end after {10 * limit} s")
+        out, err = ((self.root.parent / name).read_text() for name in ("out", "err"))
+        if not (self.root.parent / "report.json").is_file():
+            raise NotCaughtError(f"no report: {(err or out)[-2000:]}")
+        report: dict[str, Any] = json.loads((self.root.parent / "report.json").read_text())
+        return report | {"out": out, "err": err}
+
+    def _in_copy(self, function: Callable[[], dict[str, Any]], limit: int) -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
+            os.dup2(os.open(self.root.parent / name, os.O_WRONLY | os.O_CREAT), stream.fileno())
+        os.chdir(self.root)
+        os.environ["PYTHONPATH"] = str(self.root)
+        sys.dont_write_bytecode = True  # an edit in the same second, of the same size, would go unseen
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "latentpad", "reward")]:
+            del sys.modules[name]
+        sys.path[:] = [str(self.root), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
+        for package in map(import_module, ("latentpad", "reward", "tests.tiny")):
+            assert Path(package.__file__ or "").is_relative_to(self.root), f"{package.__name__} is not the copy's"
+        report = json.dumps(function())
+        (self.root.parent / "report.json").write_text(report)
 
 
 def copy_tree(target: Path) -> None:
@@ -97,21 +120,22 @@ def copy_tree(target: Path) -> None:
 
 def caught_by_tests(tree: Tree, nodes: Sequence[str]) -> str:
     """The test that failed first. Raises `NotCaughtError`."""
-    report = tree.inside(*nodes)
+    report = tree.inside(partial(run_tests, nodes))
     if report["code"] == 0:
         raise NotCaughtError(f"survived {', '.join(nodes)}")
     failures = report["failures"]
     if report["code"] != 1 or not failures or failures[0]["when"] != "call" or not failures[0]["verdict"]:
-        raise NotCaughtError(f"broken, not caught: exit code {report['code']}, {failures or report['output']}")
+        raise NotCaughtError(f"broken, not caught: exit code {report['code']}, {failures or report['out'][-2000:]}")
     return str(failures[0]["test"])
 
 
 def caught_by_check(tree: Tree) -> str:
     """The line of `latentpad check --full`. Raises `NotCaughtError`."""
-    done = tree.run(["-m", "latentpad", "check", str(tree.recipe), "--full"])
-    if done.returncode != REFUSED or len(done.stderr.splitlines()) != 1:
-        raise NotCaughtError(f"check: exit code {done.returncode}, {(done.stderr or done.stdout)[-600:]}")
-    return done.stderr.strip().removeprefix("latentpad: ")
+    report = tree.inside(partial(run_check, tree.recipe))
+    lines = report["err"].splitlines()
+    if report["code"] != REFUSED or len(lines) != 1:
+        raise NotCaughtError(f"check: exit code {report['code']}, {(report['err'] or report['out'])[-600:]}")
+    return str(lines[0].removeprefix("latentpad: "))
 
 
 def plant(tree: Tree, bug: Bug) -> list[str]:
@@ -125,36 +149,28 @@ def plant(tree: Tree, bug: Bug) -> list[str]:
         tests = [name for name in bug.caught_by if name != CHECK]
         found = [f"`{caught_by_tests(tree, tests)}`"] if tests else []
         return found + [f"check: {caught_by_check(tree)}" for name in bug.caught_by if name == CHECK]
-    except subprocess.TimeoutExpired as error:
-        raise NotCaughtError(f"nothing was heard for {error.timeout:g} s") from error
     finally:
         file.write_text(sound)
 
 
 def prove_sound(tree: Tree, bugs: Sequence[Bug]) -> None:
     """Without a bug the same tests pass and the check is good. Raises `NotCaughtError`."""
-    tree.inside()  # writes the recipe
+    tree.inside(partial(write_recipe, tree.root.parent), 4 * LIMIT)
     nodes = sorted({name for bug in bugs for name in bug.caught_by} - {CHECK})
-    report = tree.inside(*nodes, limit=20 * LIMIT) if nodes else {"code": 0}
-    if report["code"] != 0:
-        raise NotCaughtError(f"without any bug: exit code {report['code']}, {report['failures'] or report['output']}")
-    done = tree.run(["-m", "latentpad", "check", str(tree.recipe), "--full"])
-    if done.returncode != 0:
-        raise NotCaughtError(f"without any bug, check says: {done.stderr or done.stdout}")
+    if nodes:
+        report = tree.inside(partial(run_tests, nodes), 20 * LIMIT)
+        if report["code"] != 0:
+            raise NotCaughtError(f"without any bug: {report['failures'] or report['err'] + report['out']}")
+    if any(CHECK in bug.caught_by for bug in bugs):
+        report = tree.inside(partial(run_check, tree.recipe), 4 * LIMIT)
+        if report["code"] != 0:
+            raise NotCaughtError(f"without any bug, check says: {report['err'] or report['out']}")
 
 
-def _inside(report: Path, nodes: Sequence[str]) -> None:
-    """In the copy: run these tests and report what failed; with none, write the recipe to check."""
-    import latentpad
-    import reward
+def run_tests(nodes: Sequence[str]) -> dict[str, Any]:
+    """In the copy: pytest's exit code, and what failed."""
     from latentpad.recipe.errors import Diverged, MachineError, RecipeError
 
-    for package in (latentpad, reward):
-        assert Path(package.__file__ or "").is_relative_to(Path.cwd()), f"{package.__name__} is not the copy's"
-    if not nodes:
-        _write_recipe(report.parent)
-        report.write_text("{}")
-        return
     verdicts = (AssertionError, pytest.fail.Exception, RecipeError, MachineError, Diverged)
     failures: list[dict[str, Any]] = []
 
@@ -169,15 +185,26 @@ def _inside(report: Path, nodes: Sequence[str]) -> None:
         def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
             if call.excinfo is not None and not isinstance(call.excinfo.value, pytest.skip.Exception):
                 error = call.excinfo.value
-                told = " ".join(str(error).split())[:300]
-                entry = {"test": item.nodeid, "when": call.when, "verdict": is_verdict(error)}
-                failures.append(entry | {"error": f"{type(error).__name__}: {told}"})
+                told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                failures.append({"test": item.nodeid, "when": call.when, "verdict": is_verdict(error), "error": told})
 
-    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *nodes], plugins=[Watch()])
-    report.write_text(json.dumps({"code": int(code), "failures": failures}))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # PRELOADED
+    code = pytest.main([*options, *nodes], plugins=[Watch()])
+    return {"code": int(code), "failures": failures}
 
 
-def _write_recipe(folder: Path) -> None:
+def run_check(recipe: Path) -> dict[str, Any]:
+    """In the copy: the exit code of `latentpad check --full`."""
+    from latentpad.cli import main
+
+    try:
+        return {"code": main(["check", str(recipe), "--full"])}
+    except SystemExit as end:
+        return {"code": end.code}
+
+
+def write_recipe(folder: Path) -> dict[str, Any]:
+    """In the copy: a policy on disk, and the recipe that is checked."""
     from latentpad.recipe.load import dump
     from tests import tiny
 
@@ -192,6 +219,7 @@ def _write_recipe(folder: Path) -> None:
         scratchpad="empty",
     )
     (folder / "recipe.yaml").write_text(dump(recipe))
+    return {}
 
 
 def table(caught: dict[str, list[str]]) -> str:
@@ -215,17 +243,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these bugs alone")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} if all are caught")
-    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("nodes", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.inside is not None:
-        _inside(args.inside, args.nodes)
-        return 0
     bugs = [bug for bug in BUGS if args.only is None or bug.name in args.only]
     if args.only is not None and (args.write or len(bugs) != len(set(args.only))):
         parser.error("--only: unknown name" if not args.write else "--write needs all bugs: leave --only out")
     caught: dict[str, list[str]] = {}
     start = time.monotonic()
+    for name in PRELOADED:
+        import_module(name)
     with TemporaryDirectory() as folder:
         tree = Tree(Path(folder).resolve() / "tree")
         copy_tree(tree.root)

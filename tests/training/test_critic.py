@@ -148,11 +148,11 @@ def test_a_step_of_the_policy_moves_no_value_of_a_model_of_its_own(tmp_path: Pat
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_a_reward_that_the_prompt_decides_is_soon_foreseen(options: dict[str, Any]) -> None:
     policy = tiny.policy()
-    made = critic(policy, training={"steps": 100}, learning_rate=0.02, **options)
-    rollouts = [tiny.rollout(policy, question, text) for question in ("1+2", "9+9") for text in ("3", "18", "120")]
-    wanted = [1.0] * 3 + [0.0] * 3
+    made = critic(policy, training={"steps": 100}, learning_rate=0.05, **options)
+    rollouts = [tiny.rollout(policy, question, text) for question in ("1+2", "9+9") for text in ("3", "18")]
+    wanted = [1.0] * 2 + [0.0] * 2
     assert value_metrics(rows(rollouts, wanted, made))["explained_variance"] == 0
-    losses = [made.step(rows(rollouts, wanted).batches(40), step)["value_loss"] for step in range(80)]
+    losses = [made.step(rows(rollouts, wanted).batches(400), step)["value_loss"] for step in range(25)]
     assert value_metrics(rows(rollouts, wanted, made))["explained_variance"] > 0.8
     # half of 1^2 at half of the tokens
     assert losses[0] == pytest.approx(0.25)
@@ -169,17 +169,18 @@ def test_the_loss_is_half_the_squared_error_weighted_by_token() -> None:
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_taken_up_from_its_state_a_critic_goes_on_to_the_bit(options: dict[str, Any]) -> None:
+def test_taken_up_from_its_state_a_critic_goes_on_to_the_bit(tmp_path: Path, options: dict[str, Any]) -> None:
     policy = tiny.policy()
     rollouts = [tiny.rollout(policy, "1+2", "30"), tiny.rollout(policy, "9+9", "18")]
     batches = rows(rollouts, [1.0, 0.0]).batches(60)
     made, other = critic(policy, **options), critic(policy, **options)
     made.step(batches, 0)
-    kept = made.state()
+    file = tmp_path / "state.pt"
+    torch.save(made.state(), file)
     before = estimate(made, *rollouts)
     made.step(batches, 1)
-    assert not torch.equal(estimate(made, *rollouts), before)  # and what was kept did not move with it:
-    other.load(kept)
+    assert not torch.equal(estimate(made, *rollouts), before)
+    other.load(torch.load(file, weights_only=True))
     assert torch.equal(estimate(other, *rollouts), before)
     other.step(batches, 1)
     assert torch.equal(estimate(other, *rollouts), estimate(made, *rollouts))

@@ -114,7 +114,7 @@ def test_rolling_back_restores_weights_optimizer_and_parts_to_the_bit(tmp_path: 
     assert [is_good(made.run.checkpoints / str(step)) for step in (2, 4)] == [True, True]
 
 
-def test_rolling_back_makes_the_steps_smaller_every_time(tmp_path: Path) -> None:
+def test_rolling_back_makes_the_steps_smaller_every_time_and_not_twice_to_the_same_checkpoint(tmp_path: Path) -> None:
     made = in_trouble(tmp_path)
     assert made.optimizer.learning_rate(4) == 0.01
     made.state.roll_back(0.5, "trouble")
@@ -122,7 +122,8 @@ def test_rolling_back_makes_the_steps_smaller_every_time(tmp_path: Path) -> None
     made.state.roll_back(0.5, "again")
     assert (made.optimizer.learning_rate(4), made.state.roll_backs) == (0.0025, 2)
     made.take(2)
-    assert [record["learning_rate"] for record in metrics(tmp_path)] == [0.01] * 4 + [0.0025] * 2
+    # the first went to step 4, the second, with nothing good since, to the one before it: step 2
+    assert [record["learning_rate"] for record in metrics(tmp_path)] == [0.01] * 2 + [0.0025] * 2
     again = opened(tmp_path)
     assert (again.optimizer.learning_rate(6), again.state.roll_backs) == (0.0025, 2)
 

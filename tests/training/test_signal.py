@@ -1,0 +1,136 @@
+"""What a rollout earns: its verdict, less for length, and blind to what stands in the scratchpad."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentpad.algorithms import Needs
+from latentpad.training.episodes import grade_rollouts
+from latentpad.training.signal import earned, scratchpad_tokens, training_signal
+from latentpad.types import Episode, Group
+from tests import tiny
+
+if TYPE_CHECKING:
+    from latentpad.models.policy import Policy
+    from latentpad.recipe.schema import Recipe
+
+OVERLONG = Needs(overlong_buffer=8)
+
+
+@cache
+def policy() -> Policy:
+    """Read only: for its tokenizer."""
+    return tiny.policy()
+
+
+def episode(response: str, *, stop: bool = True) -> Episode:
+    """What the real path makes of a response to 1+2, graded."""
+    rollout = tiny.rollout(policy(), "1+2", response, stop=stop)
+    problem = replace(rollout.prompt.problem, answer="3")
+    rollout = replace(rollout, prompt=replace(rollout.prompt, problem=problem))
+    return grade_rollouts(policy(), tiny.task(), [rollout])[0]
+
+
+def recipe(half: int | None = None, signal: str = "answer", seed: int = 0) -> Recipe:
+    return tiny.recipe("rl", rl={"half_length": half, "signal": signal}, seed=seed)
+
+
+def paid(response: str, half: int | None = None, needs: Needs | None = None, *, stop: bool = True) -> float:
+    return earned(policy(), episode(response, stop=stop), recipe(half), needs or Needs())
+
+
+@pytest.mark.parametrize(
+    ("response", "count"),
+    [
+        ("<scratch>1+2,C:0</scratch>3", 7),
+        ("<scratch></scratch>3", 0),
+        ("3", 0),
+        ("<scratch>1+2", 3),  # never closed
+        ("<scratch>1\n2</scratch>33333", 3),
+    ],
+)
+def test_a_scratchpads_length_is_in_tokens_without_tags_or_answer(response: str, count: int) -> None:
+    assert scratchpad_tokens(policy(), response) == count
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        ("<scratch>1+2,C:0</scratch>3", 5 / 12),  # 5 / (5 + 7)
+        ("<scratch>1+2,C</scratch>3", 5 / 10),  # half at half_length
+        ("<scratch></scratch>3", 1.0),
+        ("3", 1.0),
+        ("<scratch>1+2,C:0</scratch>4", 0.0),
+        ("4", 0.0),
+        ("<scratch>1+2", 0.0),
+    ],
+)
+def test_a_right_answer_after_n_tokens_earns_half_length_over_half_length_and_n(response: str, value: float) -> None:
+    assert paid(response, half=5) == pytest.approx(value)
+    assert paid(response) == (1.0 if value else 0.0)
+
+
+def test_the_answers_own_length_costs_nothing() -> None:
+    assert paid("<scratch>12345</scratch>3", half=5) == paid("<scratch>12345</scratch>0003", half=5) == 0.5
+
+
+PADS = st.text(alphabet="0123456789+,:C\n=", min_size=1, max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pads=PADS.flatmap(lambda a: st.tuples(st.just(a), st.permutations("0123456789+,:C\n="))))
+@pytest.mark.parametrize("answer", ["3", "4"])
+def test_scratchpads_of_the_same_length_earn_the_same_whatever_they_say(
+    answer: str, pads: tuple[str, list[str]]
+) -> None:
+    pad, letters = pads
+    other = pad.translate(str.maketrans("0123456789+,:C\n=", "".join(letters)))
+    first, second = (f"<scratch>{text}</scratch>{answer}" for text in (pad, other))
+    assert scratchpad_tokens(policy(), first) == scratchpad_tokens(policy(), second) == len(pad)
+    assert paid(first, 5, OVERLONG) == paid(second, 5, OVERLONG)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "penalty"),
+    [(24, 0.0), (25, -1 / 8), (28, -4 / 8), (32, -1.0)],
+)
+def test_the_last_tokens_before_the_limit_cost_up_to_1(tokens: int, penalty: float) -> None:
+    # the limit is 32, the buffer 8; a right answer of so many tokens, its stop token counted
+    assert paid("0" * (tokens - 2) + "3", needs=OVERLONG) == pytest.approx(1 + penalty)
+    assert paid("0" * (tokens - 2) + "3") == 1
+
+
+def test_a_cut_response_pays_in_full() -> None:
+    assert paid("1" * 32, needs=OVERLONG, stop=False) == -1
+    assert paid("1" * 32, stop=False) == 0
+
+
+def test_both_prices_are_paid() -> None:
+    # 20 tokens in the pad, 4 others (tags, answer, stop) and 4 more in the answer: 28 tokens; 5 / 25 - 4 / 8
+    assert paid(f"<scratch>{'1' * 20}</scratch>00003", 5, OVERLONG) == pytest.approx(0.2 - 0.5)
+
+
+def test_random_deals_out_the_very_numbers_that_were_earned() -> None:
+    texts = ["3", "4", "<scratch>12345</scratch>3", "<scratch>1</scratch>3"]
+    groups = [Group(e.rollout.prompt, (e, episode("4"))) for e in map(episode, texts * 3)]
+    honest = training_signal(groups, policy(), recipe(5), Needs(), 0)
+    dealt = training_signal(groups, policy(), recipe(5, "random"), Needs(), 0)
+    assert honest == [[1, 0], [0, 0], [0.5, 0], [5 / 6, 0]] * 3
+    assert dealt != honest
+    assert Counter(v for row in dealt for v in row) == Counter(v for row in honest for v in row)
+    assert [len(row) for row in dealt] == [2] * 12
+    assert dealt == training_signal(groups, policy(), recipe(5, "random"), Needs(), 0)
+    assert dealt != training_signal(groups, policy(), recipe(5, "random"), Needs(), 1)
+    assert dealt != training_signal(groups, policy(), recipe(5, "random", seed=1), Needs(), 0)
+
+
+def test_no_group_is_no_signal() -> None:
+    assert training_signal([], policy(), recipe(5), Needs(), 0) == []
+    assert training_signal([], policy(), recipe(5, "random"), Needs(), 0) == []
