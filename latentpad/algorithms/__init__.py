@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 from latentpad.recipe.components import build
@@ -90,14 +91,14 @@ class Critic:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.learning_rate <= 0 or self.minibatches < 1:
-            raise RecipeError(
-                f"critic: learning_rate {self.learning_rate}, minibatches {self.minibatches}: expected more than 0"
-            )
-        if self.lora_rank < 0 or self.pretraining_steps < 0 or self.loss_coef < 0:
-            raise RecipeError("critic: lora_rank, pretraining_steps and loss_coef: expected 0 or more")
+        for name in ("learning_rate", "minibatches"):
+            if not 0 < getattr(self, name) < inf:  # nan is refused too
+                raise RecipeError(f"{name}: got {getattr(self, name)}; expected more than 0")
+        for name in ("lora_rank", "pretraining_steps", "loss_coef"):
+            if not 0 <= getattr(self, name) < inf:
+                raise RecipeError(f"{name}: got {getattr(self, name)}; expected 0 or more")
         if self.kind == "head" and self.lora_rank:
-            raise RecipeError("critic: lora_rank is of a 'model'; a 'head' stands on the policy's own trunk: remove it")
+            raise RecipeError("lora_rank is of a 'model'; a 'head' stands on the policy's own trunk: remove it")
 
 
 @runtime_checkable

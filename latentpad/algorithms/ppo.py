@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from latentpad.algorithms import Critic, Needs
@@ -91,7 +92,7 @@ class PPO:
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name}: got {getattr(self, name)}; expected 0 to 1")
         for name in ("length_adaptive", "value_clip"):
-            if (number := getattr(self, name)) is not None and number <= 0:
+            if (number := getattr(self, name)) is not None and not 0 < number < inf:
                 raise RecipeError(f"{name}: got {number}; expected more than 0, or null")
 
     @property

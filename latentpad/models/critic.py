@@ -21,7 +21,8 @@ class ValueHead(torch.nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.linear = torch.nn.Linear(hidden_size, 1)
+        with torch.random.fork_rng():  # its first weights are drawn, and thrown away
+            self.linear = torch.nn.Linear(hidden_size, 1)
         torch.nn.init.zeros_(self.linear.weight)
         torch.nn.init.zeros_(self.linear.bias)
 

@@ -91,18 +91,22 @@ class CriticLearner:
 
     def step(self, batches: Sequence[Batch], step: int) -> dict[str, float]:
         """One step of its own optimizer, in training step number `step` (from 0)."""
-        return self.accumulate(batches) | {"critic_grad_norm": self.apply(step)}
+        metrics = self.accumulate(batches) | {"critic_grad_norm": self.clip(step)}
+        self.apply(step)
+        return metrics
 
-    def apply(self, step: int) -> float:
-        """Clip the gradients, step, clear them; returns their norm. Raises `Diverged`."""
-        norm = clipped_norm(list(self.trainable().values()), self._training.max_grad_norm, step)
+    def clip(self, step: int) -> float:
+        """Clip the gradients; returns their norm before. Raises `Diverged`."""
+        return clipped_norm(list(self.trainable().values()), self._training.max_grad_norm, step)
+
+    def apply(self, step: int) -> None:
+        """Step by the gradients as they are, and clear them."""
         for group in self._optimizer.param_groups:
             group["lr"] = (
                 self._algorithm.critic.learning_rate * self.step_scale * learning_rate_scale(self._training, step)
             )
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return norm
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -71,12 +71,19 @@ class Learner:
         """One optimizer step in training step number `step` (from 0); with no batch, none is taken."""
         if not batches:
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.optimizer.learning_rate(step)}
-        self.policy.model.zero_grad(set_to_none=True)  # a step that diverged in the critic's head left its own
+        self._zero_grad()
         metrics = self.accumulate(batches, kl_coef)
+        metrics["grad_norm"] = self.optimizer.clip(step)
+        if self.critic is not None:  # both gradients are found finite before either weight is changed
+            metrics["critic_grad_norm"] = self.critic.clip(step)
+            self.critic.apply(step)
+        return metrics | {"learning_rate": self.optimizer.apply(step)}
+
+    def _zero_grad(self) -> None:
+        """A step that diverged may have left gradients."""
+        self.policy.model.zero_grad(set_to_none=True)
         if self.critic is not None:
-            metrics["critic_grad_norm"] = self.critic.apply(step)
-        norm, rate = self.optimizer.step(step)
-        return metrics | {"grad_norm": norm, "learning_rate": rate}
+            self.critic.head.zero_grad(set_to_none=True)
 
     def forward(self, batch: Batch) -> Forward:
         """The policy on a batch, as it was sampled."""

@@ -88,13 +88,21 @@ class Optimizer:
         Raises:
             Diverged: the gradient is not finite; no weight was changed.
         """
-        norm = clipped_norm(self._parameters, self._training.max_grad_norm, step)
+        norm = self.clip(step)
+        return norm, self.apply(step)
+
+    def clip(self, step: int) -> float:
+        """Clip the gradients; returns their norm before. Raises `Diverged`."""
+        return clipped_norm(self._parameters, self._training.max_grad_norm, step)
+
+    def apply(self, step: int) -> float:
+        """Take a step by the gradients as they are, clear them; returns the learning rate."""
         for optimizer, rate in self._parts:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self._scale(step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return norm, self.learning_rate(step)
+        return self.learning_rate(step)
 
     def state(self) -> list[dict[str, Any]]:
         """For a checkpoint."""
