@@ -57,7 +57,8 @@ class Script:
         self.version = version
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
-        answers = next(self.steps)
+        answers = next(self.steps, [])
+        assert answers != [], "a step more than there are"
         if answers is None:
             raise PowerCutError
         ids = [(*self.policy.tokenizer.encode(text), self.policy.stop_ids[0]) for text in answers]
