@@ -36,6 +36,7 @@ PROBES = 16
 # The largest deviation of a logprob, in nats, where weights are float32; lower precisions are judged by KL.
 LOGPROB_TOLERANCE = 1e-3
 SPLIT_TOLERANCE = 1e-3
+LEAST_ADVANTAGE = 0.01
 _MEGABYTE = 2**20
 
 
@@ -74,6 +75,8 @@ def probe(trainer: RLTrainer, count: int) -> list[Rollout]:
     size = recipe.rl_section.group_size
     problems = step_problems(collector.task, recipe, 0, ladder=trainer.ladder)[: max(2, count // size)]
     requests = step_requests(trainer.policy, collector.text_format, problems, recipe, 0)
+    if len({request.seed for request in requests}) < len(requests):
+        raise ProofFailed("rollouts share a seed: those of a group would all be the same")
     trainer.engine.sync(trainer.state.step, trainer.policy.trainable_hash())
     return trainer.engine.generate(requests, collector.sampling)
 
@@ -101,8 +104,11 @@ def kl_is_zero(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
     section = trainer.recipe.rl_section.kl
     assert section is not None
     budget = trainer.recipe.training.micro_batch_tokens
+    places = [parameter.data_ptr() for parameter in trainer.policy.trainable().values()]
     found = observe(rollouts, trainer.learner, reference=trainer.kl.reference, critic=None, budget=budget)
     assert found.reference_logprobs is not None
+    if places != [parameter.data_ptr() for parameter in trainer.policy.trainable().values()]:
+        raise ProofFailed("the reference's weights stay in the policy after its forward pass: they would be trained")
     own = torch.cat([torch.tensor(r.logprobs, dtype=torch.float64) for r in rollouts])
     kl = float(kl_estimate(own, torch.cat(found.reference_logprobs).double(), "k3").mean())
     if section.reference in ("base", "moving") and not kl <= trainer.health_section.max_mismatch_kl:
@@ -117,7 +123,8 @@ def stop_token_is_learned(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> st
     stops = set(trainer.policy.stop_ids)
     learned = 0
     for row, rollout in enumerate(rollouts):
-        weights = _plain(rollouts[row : row + 1]).weights[0]
+        batch = _plain(rollouts[row : row + 1])
+        weights = (batch.weights * batch.response_mask)[0]
         if rollout.finish_reason is FinishReason.STOP:
             if rollout.token_ids[-1] not in stops or not weights[len(rollout.token_ids) - 1] > 0:
                 raise ProofFailed(
@@ -162,8 +169,13 @@ def split_does_not_matter(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> st
 
 def step_raises_right_answers(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
     """A small step down the loss makes what was rewarded likelier than what was not."""
-    bare = replace(trainer.learner, entropy_coef=0.0, critic=None)
-    gradient = _gradient(trainer, bare, _rows(trainer, rollouts), trainer.recipe.training.micro_batch_tokens, 0.0)
+    bare, rows = replace(trainer.learner, entropy_coef=0.0, critic=None), _rows(trainer, rollouts)
+    largest = max(float(torch.as_tensor(advantage).abs().max()) for advantage in rows.advantages)
+    if not largest > LEAST_ADVANTAGE:
+        raise ProofFailed(
+            f"rewards of 1 and 0 give advantages of at most {largest:.1g}: next to nothing would be learned"
+        )
+    gradient = _gradient(trainer, bare, rows, trainer.recipe.training.micro_batch_tokens, 0.0)
     if not float(gradient.norm()) > 0:
         raise ProofFailed("rewards that differ give a gradient of 0: nothing would be learned")
     batch = _plain(rollouts).to(trainer.policy.device)

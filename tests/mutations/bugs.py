@@ -1,6 +1,7 @@
 """The bugs that `plant.py` plants: each a single edit that a sane person could make, most of them made before.
 
-`source` is where the bug was seen: an issue or pull request of another system, a paper, or "-".
+`source` is where the bug was seen: an issue or pull request of another system; or the paper whose formula it breaks; or
+"-".
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ _PARTS, _FAMILY = "tests/algorithms/test_parts.py::", "tests/algorithms/test_fam
 _GRPO, _PPO = "tests/algorithms/test_grpo.py::", "tests/algorithms/test_worlds_ppo.py::"
 _LEARNER, _DATA = "tests/training/test_learner.py::", "tests/training/test_rl_data.py::"
 _GAPS, _ENGINE = "tests/training/test_gaps.py::", "tests/rollout/test_local.py::TestLocalEngine::"
+# One row of issues each, as they were read together.
+_STOPS = "compose-rl #31, OpenRLHF #238, TRL #2387, #2892, rasbt/reasoning-from-scratch #185"
+_HEAT = "TRL #3029, #4159, NeMo #887, #935, prime-rl #679, ms-swift #3135"
+_VALUES = "verl #50, #1758, #1850, #1960, miles #1827, rlhf-book #216"
+_RESUME = "lerobot #3459, peft #746, #859, verl #3400"
 _SPLIT = f"{_LEARNER}test_the_gradient_does_not_depend_on_the_split[{{'name': 'grpo'}}-False]"
 _AGREE = f"{_LEARNER}test_sampler_and_learner_agree_on_logprobs[False-forbidden1-0.5]"
 _STOP = f"{_LEARNER}test_the_sampled_stop_token_is_trained_and_a_cut_response_gets_none"
@@ -51,7 +57,7 @@ TOKENS = (
     Bug(
         "eos masked",
         "the stop token has no loss, so the policy never learns to stop",
-        "compose-rl #31, OpenRLHF #238",
+        _STOPS,
         f"{_TRAINING}collate.py",
         "response_mask=torch.arange(after) < lengths.unsqueeze(1),",
         "response_mask=torch.arange(after) < lengths.unsqueeze(1) - 1,",
@@ -87,7 +93,7 @@ TOKENS = (
     Bug(
         "shifted labels",
         "each token is scored by the logits after it",
-        "rlhf-book #216",
+        "-",
         f"{_TRAINING}forward.py",
         "logits = out.logits[:, :-1, :]",
         "logits = out.logits[:, 1:, :]",
@@ -96,7 +102,7 @@ TOKENS = (
     Bug(
         "temperature missed",
         "the learner's logprobs are those at temperature 1",
-        "TRL #3029, NeMo #935",
+        _HEAT,
         f"{_TRAINING}forward.py",
         "logits = logits / temperature",
         "logits = logits / 1.0",
@@ -105,7 +111,7 @@ TOKENS = (
     Bug(
         "temperature twice",
         "the learner divides by the temperature twice",
-        "TRL #4159",
+        _HEAT,
         f"{_TRAINING}forward.py",
         "logits = logits / temperature",
         "logits = logits / temperature**2",
@@ -114,7 +120,7 @@ TOKENS = (
     Bug(
         "sampler's logprobs without temperature",
         "the sampler draws at the temperature and keeps the logprobs at 1",
-        "NeMo #887, prime-rl #679",
+        _HEAT,
         "latentpad/rollout/local.py",
         "return token, logprobs.gather(-1, token.unsqueeze(-1)).squeeze(-1)",
         "return token, logits.log_softmax(-1).gather(-1, token.unsqueeze(-1)).squeeze(-1)",
@@ -132,7 +138,7 @@ TOKENS = (
     Bug(
         "one stop token of several",
         "only the first of the stop tokens ends a response",
-        "OpenRLHF #238, TRL #2387",
+        _STOPS,
         "latentpad/rollout/local.py",
         "ended = running & torch.isin(token, stop_ids)",
         "ended = running & (token == stop_ids[0])",
@@ -141,7 +147,7 @@ TOKENS = (
     Bug(
         "forced eos",
         "a response that was cut is given a stop token that was not sampled",
-        "TRL #2892, rasbt/reasoning-from-scratch #185",
+        _STOPS,
         "latentpad/rollout/local.py",
         "kept = (tuple(ids[:length]), tuple(values[:length]))",
         "kept = ((*ids[: length - 1], self._policy.stop_ids[0]), tuple(values[:length]))",
@@ -159,7 +165,7 @@ TOKENS = (
     Bug(
         "hidden states off by one",
         "a value head on the trunk reads the state before the one that a token is predicted from",
-        "verl #50, #1758",
+        _VALUES,
         f"{_TRAINING}forward.py",
         "out.hidden_states[-1][:, -length - 1 :] if hidden else None",
         "out.hidden_states[-1][:, -length - 2 : -1] if hidden else None",
@@ -168,7 +174,7 @@ TOKENS = (
     Bug(
         "critic's hidden states off by one",
         "a critic's own model is read one state too early",
-        "verl #1850, miles #1827",
+        _VALUES,
         f"{_TRAINING}forward.py",
         "output_hidden_states=True).hidden_states[-1][:, -width:]",
         "output_hidden_states=True).hidden_states[-1][:, -width - 1 : -1]",
@@ -376,7 +382,7 @@ RATIOS = (
     Bug(
         "ratio to itself",
         "the old logprobs are the learner's own of this very pass: the ratio is always 1, nothing is ever clipped",
-        "TRL 1.16 without vLLM (facts of rollout_func)",
+        "TRL 1.16 without vLLM (the logprobs of a rollout function are not read)",
         f"{_TRAINING}learner.py",
         "rollout_logprobs=batch.rollout_logprobs.to(out.logprobs.dtype),",
         "rollout_logprobs=out.logprobs.detach(),",
@@ -496,7 +502,7 @@ KL = (
     Bug(
         "reference moves",
         "the reference is a view of the policy: KL is always 0",
-        "TRL #495",
+        "-",
         "latentpad/models/reference.py",
         "p.detach().clone()",
         "p.detach()",
@@ -505,7 +511,7 @@ KL = (
     Bug(
         "reference is another model",
         "KL is measured to other weights than those that training starts from (the adapter switched off)",
-        "TRL #3194, #3196",
+        "TRL #495, #3194, #3196",
         "latentpad/models/reference.py",
         "return cls(policy, snapshot(policy))",
         "return cls(policy, {name: torch.zeros_like(p) for name, p in snapshot(policy).items()})",
@@ -535,7 +541,7 @@ CRITIC = (
     Bug(
         "terminal value kept",
         "GAE bootstraps from the state after a stop token",
-        "verl #1960, ROLL #447",
+        _VALUES,
         f"{_ALGORITHMS}ppo.py",
         "kept = before(lengths, width) | (before(lengths + 1, width) & bootstrap.unsqueeze(1))",
         "kept = before(lengths + 1, width)",
@@ -553,7 +559,7 @@ CRITIC = (
     Bug(
         "cut responses always bootstrapped",
         "a response that was cut is worth what the critic thinks of it, whatever the recipe says",
-        "verl #1758",
+        _VALUES,
         f"{_ALGORITHMS}ppo.py",
         "truncated & self.bootstrap_truncated",
         "truncated",
@@ -589,7 +595,7 @@ CRITIC = (
     Bug(
         "padding whitened",
         "mean and deviation of advantages are taken over padding too",
-        "TRL #6369",
+        "-",
         f"{_ALGORITHMS}ppo.py",
         "known = advantages[inside]",
         "known = advantages.flatten()",
@@ -598,7 +604,7 @@ CRITIC = (
     Bug(
         "values off by one",
         "the value learned at a token is that of the state after it",
-        "verl #50, #1850, rlhf-book #216",
+        _VALUES,
         f"{_TRAINING}critic.py",
         "values: Tensor = self.head(hidden)[:, :-1]",
         "values: Tensor = self.head(hidden)[:, 1:]",
@@ -664,7 +670,7 @@ LOOP = (
     Bug(
         "weights not restored",
         "a resumed run trains a fresh adapter",
-        "lerobot #3459, peft #746",
+        _RESUME,
         f"{_TRAINING}state.py",
         'parameter.copy_(state["weights"][name])',
         "parameter.copy_(parameter.detach())",
@@ -673,7 +679,7 @@ LOOP = (
     Bug(
         "optimizer not restored",
         "moments start from 0 after a resume",
-        "verl #3400, peft #859",
+        _RESUME,
         f"{_TRAINING}state.py",
         'self._optimizer.load(state["optimizer"])',
         'self._optimizer.load(self._optimizer.state() or state["optimizer"])',
@@ -700,7 +706,7 @@ LOOP = (
     Bug(
         "torn checkpoint accepted",
         "files are not compared with their hashes",
-        "transformers #29015",
+        "-",
         f"{_TRAINING}checkpoint.py",
         "if not (checkpoint / name).is_file() or _sha256(checkpoint / name) != digest:",
         "if not (checkpoint / name).is_file():",
@@ -718,7 +724,7 @@ LOOP = (
     Bug(
         "one seed a group",
         "all responses of a group are drawn with the same noise: they are equal, and teach nothing",
-        "verl #7816",
+        "-",
         f"{_TRAINING}collect.py",
         "step, place, problem.id, sample)",
         "step, place, problem.id)",
@@ -757,7 +763,7 @@ REWARDS = (
     Bug(
         "truncated graded as right",
         "a response that was cut is paid if it holds the answer",
-        "TRL #6369, #3476",
+        "-",
         "reward/grade.py",
         "if truncated:",
         "if truncated and extract_answer(response, rule=extraction) is None:",
@@ -787,7 +793,7 @@ REWARDS = (
     Bug(
         "broken grader learned from",
         "groups in which the grader broke are kept, with a 0 in its place",
-        "open-r1 #658, OpenRLHF #1219",
+        "open-r1 #658 (a time-out inside the verifier)",
         f"{_TRAINING}collect.py",
         "kept = [g for g in groups if all(e.reward.outcome is not Outcome.GRADER_FAILED for e in g.episodes)]",
         "kept = list(groups)",

@@ -49,11 +49,12 @@ REFUSED = 3
 HEAD = """\
 # Known bugs, planted and caught
 
-Each bug was seen in a system of this field, or is the slip that its tests are for. `python -m tests.mutations.plant
---write` plants one at a time in a copy of this tree, runs the tests that are to catch it, or `latentpad check --full`
-on a tiny recipe (temperature 0.7, forbidden tokens, KL to the policy that training starts from), and writes this table.
-A bug counts as caught where a test fails by an assertion or by a refusal of latentpad's own; an import that breaks or a
-name that is missing is no catch. The same tests pass, and the same check is good, without a bug.
+Each bug was seen in a system of this field, or breaks a paper's formula, or is a plain slip. `python -m
+tests.mutations.plant --write` plants one at a time in a copy of this tree, runs the tests that are to catch it, or
+`latentpad check --full` on a tiny recipe (temperature 0.7, forbidden tokens, KL to the policy that training starts
+from), and writes this table. A bug counts as caught where a test fails by an assertion or by a refusal of latentpad's
+own; an import that breaks or a name that is missing is no catch. The same tests pass, and the same check is good,
+without a bug.
 """
 
 
@@ -224,7 +225,7 @@ def write_recipe(folder: Path) -> dict[str, Any]:
 
 def table(caught: dict[str, list[str]]) -> str:
     """README.md, as planted."""
-    rows = ["| bug | seen in | planted in | caught by |", "|---|---|---|---|"]
+    rows = ["| bug | source | planted in | caught by |", "|---|---|---|---|"]
     for bug in BUGS:
         by = "<br>".join(line.replace("|", "\\|") for line in caught[bug.name])
         rows.append(f"| **{bug.name}**: {bug.what} | {bug.source} | `{bug.file}` | {by} |")
