@@ -27,6 +27,7 @@ EXPECTED = {
     "python_programs.yaml",
     "ppo.yaml",
     "ppo_programs.yaml",
+    "ppo_parts.yaml",
     "roll_back.yaml",
     "addition_ladder.yaml",
 }
