@@ -49,6 +49,8 @@ def shrunk(path: Path) -> list[str]:
             overrides += [f"{where}pretrain.documents_per_step=4", f"{where}model.scratch={SMALL_MODEL}"]
         if "supervised" in arm:
             overrides.append(f"{where}supervised.examples_per_step=4")
+        if arm.get("algorithm", {}).get("name") == "ppo":
+            overrides.append(f"{where}algorithm.critic={{pretraining_steps: 1}}")
         if "prompts_per_step" in arm.get("rl", {}):
             overrides += [f"{where}rl.prompts_per_step=4", f"{where}rl.group_size=4"]
     return overrides
