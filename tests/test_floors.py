@@ -80,7 +80,7 @@ def test_most_files_import_something_of_ours() -> None:
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("from latentpad.training.rl import train_rl", ["latentpad.training.rl"]),
+        ("from latentpad.training.rl import RLTrainer", ["latentpad.training.rl"]),
         ("def f():\n    import latentpad.cli", ["latentpad.cli"]),
         ("from latentpad import experiments", ["latentpad.experiments"]),
         ("if TYPE_CHECKING:\n    from latentpad.rollout import Request", ["latentpad.rollout"]),

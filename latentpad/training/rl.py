@@ -212,16 +212,3 @@ class RLTrainer:
             f"times {self.optimizer.step_scale:g}"
         )
         bar.advance(self.state.step - now)
-
-
-def train_rl(
-    recipe: Recipe,
-    run: RunFolder,
-    policy: Policy,
-    engine: RolloutEngine,
-    task: Task,
-    text_format: Format,
-    algorithm: Algorithm,
-) -> None:
-    """Train an RL recipe; see `RLTrainer.train`."""
-    RLTrainer(recipe, run, policy, engine, task, text_format, algorithm).train()

@@ -16,6 +16,7 @@ from latentpad.algorithms.reinforce_plus_plus import ReinforcePlusPlus
 from latentpad.algorithms.rloo import RLOO
 from latentpad.algorithms.signed import Signed
 from tests import tiny
+from tests.algorithms.trl_oracle import LIMIT, trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from latentpad.algorithms import GroupAlgorithm
     from latentpad.models.policy import Policy
 
-trl = pytest.importorskip("trl")
-datasets = pytest.importorskip("datasets")
 
-LIMIT = 6
 RESPONSES = ["3", "13579", "9", "", "15", "12345"]  # and a stop token each
 LENGTHS = [len(text) + 1 for text in RESPONSES]
 ADVANTAGES = [1.0, -1.0, -0.7, 0.4, 0.8, -0.6]
@@ -89,32 +87,6 @@ class Step:
         )
         loss.backward()
         return loss.item(), tiny.gradients(self.policy)
-
-
-def trainer(kind: str, folder: Path, model: Any, **config: Any) -> Any:
-    """A real `GRPOTrainer` or `RLOOTrainer` around this model."""
-    from transformers import AutoTokenizer
-
-    arguments = getattr(trl, f"{kind}Config")(
-        output_dir=str(folder / "out"),
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        num_generations=2,
-        per_device_train_batch_size=6,
-        max_completion_length=LIMIT,
-        beta=0.0,
-        **config,
-    )
-    made = getattr(trl, f"{kind}Trainer")(
-        model=model,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=arguments,
-        train_dataset=datasets.Dataset.from_list([{"prompt": "1+1="}] * 6),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-    )
-    made.current_gradient_accumulation_steps = 1
-    return made
 
 
 # TRL's clips; CISPO's upper bound is one of the weight there, and of its distance from 1 here.

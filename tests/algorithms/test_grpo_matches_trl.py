@@ -17,16 +17,14 @@ from latentpad.training.forward import response_logprobs
 from latentpad.training.learner import Learner
 from latentpad.training.rows import observe
 from tests import tiny
+from tests.algorithms.trl_oracle import LIMIT, trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from latentpad.types import Batch, Rollout
 
-trl = pytest.importorskip("trl")
-datasets = pytest.importorskip("datasets")
 
-LIMIT = 6
 # Two groups with a signal around one of equal rewards, whose advantages are 0. Responses of 1 to 6 tokens, one cut.
 ADVANTAGES = [1.0, -1.0, 0.0, 0.0, 0.8, -0.6]
 SAME = [("sequence", "grpo"), ("token", "bnpo"), ("token", "dapo"), ("constant", "dr_grpo")]
@@ -50,31 +48,6 @@ def start(folder: Path, questions: tuple[str, str, str]) -> tuple[Policy, list[R
         exact = response_logprobs(policy.model, tiny.collate(written, ADVANTAGES, ADVANTAGES))
     near = [replace(r, logprobs=tuple(exact[i, : len(r.token_ids)].tolist())) for i, r in enumerate(written)]
     return policy, tiny.off_policy(near, spread=0.6)
-
-
-def trainer(folder: Path, model: Any, **config: Any) -> Any:
-    """A real `GRPOTrainer` around this model."""
-    from transformers import AutoTokenizer
-
-    arguments = trl.GRPOConfig(
-        output_dir=str(folder / "out"),
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        num_generations=2,
-        per_device_train_batch_size=6,
-        max_completion_length=LIMIT,
-        **config,
-    )
-    made = trl.GRPOTrainer(
-        model=model,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=arguments,
-        train_dataset=datasets.Dataset.from_list([{"prompt": "1+1="}] * 6),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-    )
-    made.current_gradient_accumulation_steps = 1
-    return made
 
 
 def inputs(batch: Batch, reference: torch.Tensor | None) -> dict[str, Any]:
@@ -128,6 +101,7 @@ def test_loss_and_gradient_equal_trl_and_dead_groups_add_nothing(
 
     # TRL's default multiplies KL by the ratio (DeepSeek-V3.2); ours is k3, as GRPO was published.
     theirs = trainer(
+        "GRPO",
         tmp_path,
         policy.model,
         loss_type=loss_type,
@@ -157,7 +131,7 @@ def test_advantages_equal_trl(tmp_path: Path, scale: str) -> None:
     policy.save(tmp_path)
     rewards = [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
     dealt = [value for group in rewards for value in group]
-    made = trainer(tmp_path, policy.model, scale_rewards=scale)
+    made = trainer("GRPO", tmp_path, policy.model, scale_rewards=scale)
     made.reward_funcs = [lambda completions, **_: dealt]
     prompts = [{"prompt": text} for text in ("1+2=", "1+2=", "5+4=", "5+4=", "7+8=", "7+8=")]
 

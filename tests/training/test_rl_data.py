@@ -23,7 +23,7 @@ from latentpad.training.collate import Rows
 from latentpad.training.collect import graded_groups, step_problems, step_requests
 from latentpad.training.episodes import grade_rollouts, into_groups
 from latentpad.training.learner import Learner
-from latentpad.training.rl import train_rl
+from latentpad.training.rl import RLTrainer
 from latentpad.training.rows import Observed, make_rows
 from latentpad.training.run_folder import RunFolder
 from latentpad.training.signal import training_signal
@@ -78,7 +78,7 @@ class ScriptedEngine:
 def train(recipe: Recipe, folder: Path, policy: Policy, engine: Any = None) -> None:
     run = RunFolder(folder, recipe, content_key(recipe))
     engine = engine or LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
-    train_rl(recipe, run, policy, engine, tiny.task(), tiny.COMPACT, GRPO())
+    RLTrainer(recipe, run, policy, engine, tiny.task(), tiny.COMPACT, GRPO()).train()
     run.close()
 
 
