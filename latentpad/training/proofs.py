@@ -18,6 +18,7 @@ from latentpad.models.reference import snapshot
 from latentpad.recipe.errors import MachineError
 from latentpad.training.collate import Rows
 from latentpad.training.collect import step_problems, step_requests
+from latentpad.training.episodes import make_prompt
 from latentpad.training.rows import Observed, make_rows, observe
 from latentpad.types import FinishReason, Rollout
 
@@ -198,15 +199,18 @@ def step_raises_right_answers(trainer: RLTrainer, rollouts: Sequence[Rollout]) -
 
 
 def worst_case_fits(trainer: RLTrainer) -> str:
-    """One micro-batch of the longest responses that the recipe allows goes forward and back."""
-    recipe, longest = trainer.recipe, max(probe(trainer, 2), key=lambda r: len(r.prompt.token_ids))
+    """One micro-batch of the longest prompts and responses that there can be goes forward and back, critic included."""
+    recipe, collector = trainer.recipe, trainer.collector
+    problems = [collector.task.longest(cell) for cell in collector.task.cells]
+    prompts = [make_prompt(trainer.policy, collector.text_format, problem) for problem in problems]
+    longest = max(prompts, key=lambda prompt: len(prompt.token_ids))
     limit, budget = recipe.rollout.max_new_tokens, recipe.training.micro_batch_tokens
     filled = tuple(longest.token_ids[i % len(longest.token_ids)] for i in range(limit))
-    count = max(1, budget // (len(longest.prompt.token_ids) + limit))
-    full = Rollout(longest.prompt, filled, (-1.0,) * limit, FinishReason.LENGTH, 0, "", 0)
+    count = max(1, budget // (len(longest.token_ids) + limit))
+    full = Rollout(longest, filled, (-1.0,) * limit, FinishReason.LENGTH, 0, "", 0)
     start, before = time.monotonic(), _peak(trainer.policy.device)
     try:
-        _gradient(trainer, trainer.learner, _rows(trainer, [full] * count), budget, trainer.kl.loss_coef)
+        _learn_nothing(trainer, [full] * count, budget)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ProofFailed(
             f"a micro-batch of {count} responses of {limit} tokens does not fit in memory: lower "
@@ -226,7 +230,7 @@ def step_time(trainer: RLTrainer) -> str:
     sampled = time.monotonic() - start
     rollouts = [episode.rollout for group in collected.groups for episode in group.episodes]
     budget = recipe.training.micro_batch_tokens
-    _gradient(trainer, trainer.learner, _rows(trainer, rollouts), budget, trainer.kl.loss_coef)
+    _learn_nothing(trainer, rollouts, budget)
     total = time.monotonic() - start
     tokens = sum(len(rollout.token_ids) for rollout in rollouts)
     most = recipe.rollout.max_new_tokens * len(rollouts)
@@ -234,6 +238,17 @@ def step_time(trainer: RLTrainer) -> str:
         f"a step takes about {total:.2g} s at first ({sampled:.2g} s of it to sample and grade {tokens} tokens, "
         f"at most {most}); {recipe.training.steps} steps: about {recipe.training.steps * total / 60:.2g} minutes"
     )
+
+
+def _learn_nothing(trainer: RLTrainer, rollouts: Sequence[Rollout], budget: int) -> None:
+    """All passes of a step over these rollouts, the critic's too; no weight is changed, no gradient left."""
+    rows = _rows(trainer, rollouts)
+    _gradient(trainer, trainer.learner, rows, budget, trainer.kl.loss_coef)
+    if trainer.critic is not None and trainer.critic.separate:
+        observe(rollouts, trainer.learner, reference=None, critic=trainer.critic, budget=budget)
+        trainer.critic.accumulate(rows.batches(budget))
+        for parameter in trainer.critic.trainable().values():
+            parameter.grad = None
 
 
 def _plain(rollouts: Sequence[Rollout]) -> Batch:
