@@ -11,7 +11,7 @@ from latentpad.algorithms import CriticAlgorithm, build_algorithm
 from latentpad.formats import get_format
 from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
 from latentpad.recipe.errors import MachineError, RecipeError, unknown
-from latentpad.tasks import ProgramTask, WorkedTask, build_task, executes_programs, worked
+from latentpad.tasks import ProgramTask, WorkedTask, build_task, executes_programs, primitive_task, worked
 from reward import CLOSE_TAG, OPEN_TAG, Outcome, Reward, grade
 from reward.sandbox import Run, Settings, Status, configure, shared
 
@@ -46,10 +46,13 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
     task, text_format = build_task(recipe.task), get_format(recipe.format)
     for cell in recipe.evaluation.beyond:
         task.check_cell(cell)
+    _check_named_cells(recipe, task)
     if recipe.rl is not None:
         _check_rl(recipe, task)
     if recipe.pretrain is not None and recipe.pretrain.scratchpad_share > 0:
         worked(task)
+    if recipe.pretrain is not None and recipe.pretrain.primitive_share is not None:
+        primitive_task(task)
     if recipe.supervised is not None and recipe.supervised.target == "scratchpad":
         worked(task)
     tokenizer, positions = _tokenizer(origin or recipe.model, task, text_format)
@@ -108,14 +111,25 @@ def check_plan(plan: Plan) -> list[str]:
     return lines
 
 
+def _check_named_cells(recipe: Recipe, task: Task) -> None:
+    """Problems to train on come from the task's own cells."""
+    named: dict[str, list[str] | None] = {}
+    if recipe.rl is not None:
+        ladder = recipe.rl.ladder
+        named |= {"rl.cells": recipe.rl.cells, "rl.ladder.rungs": None if ladder is None else ladder.rungs}
+    if recipe.pretrain is not None:
+        named |= {"pretrain.cells": recipe.pretrain.cells, "pretrain.worked_cells": recipe.pretrain.worked_cells}
+    if recipe.supervised is not None:
+        named["supervised.cells"] = recipe.supervised.cells
+    for key, cells in named.items():
+        for cell in cells or []:
+            if cell not in task.cells:
+                raise RecipeError(f"{key}: {unknown('cell', cell, task.cells)}")
+
+
 def _check_rl(recipe: Recipe, task: Task) -> None:
     """What an RL recipe names must be there, and its numbers must go together."""
     section, algorithm = recipe.rl_section, recipe.algorithm
-    named = {"rl.cells": section.cells or [], "rl.ladder.rungs": section.ladder.rungs if section.ladder else []}
-    for key, cells in named.items():
-        for cell in cells:
-            if cell not in task.cells:
-                raise RecipeError(f"{key}: {unknown('cell', cell, task.cells)}")
     assert algorithm is not None
     built, limit, steps = build_algorithm(algorithm), recipe.rollout.max_new_tokens, recipe.training.steps
     if built.needs.overlong_buffer >= limit:

@@ -18,7 +18,7 @@ from latentpad.training.run_folder import write_json
 from reward import Outcome, writes_scratchpad
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from latentpad.formats import Format
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from latentpad.recipe.schema import Recipe
     from latentpad.rollout.local import LocalEngine
     from latentpad.tasks import Task
-    from latentpad.types import Episode
+    from latentpad.types import Episode, Problem
 
 DECODINGS = {"greedy": 0.0, "temperature=1": 1.0}
 
@@ -118,23 +118,55 @@ def evaluate(
     recipe: Recipe, policy: Policy, engine: LocalEngine, task: Task, text_format: Format
 ) -> tuple[list[Cell], list[dict[str, Any]]]:
     """Every cell with every decoding. The same problems and seeds for every policy, so that arms can be paired."""
-    forbidden = policy.scratchpad_ids if recipe.scratchpad == "empty" else ()
     asked = recipe.evaluation
     problems = {cell: task.distinct(asked.split, cell, asked.problems) for cell in evaluated_cells(task, recipe)}
-    total = len(DECODINGS) * sum(map(len, problems.values()))
+    tries = {cell: held_out[: asked.pass_problems or 0] for cell, held_out in problems.items()}
+    responses = len(DECODINGS) * sum(map(len, problems.values())) + (asked.pass_at or 0) * sum(map(len, tries.values()))
     cells, records = [], []
-    with stage(f"{recipe.name} seed {recipe.seed}: evaluate", total) as bar:
+    with stage(f"{recipe.name} seed {recipe.seed}: evaluate", responses) as bar:
+        measure = _Measure(recipe, policy, engine, task, text_format, bar.advance)
         for decoding, temperature in DECODINGS.items():
-            sampling = Sampling(temperature, recipe.evaluation.max_new_tokens, forbidden)
             for cell, held_out in problems.items():
-                requests = [
-                    Request(make_prompt(policy, text_format, p), seed_of("evaluate", recipe.seed, p.id))
-                    for p in held_out
-                ]
-                episodes = grade_rollouts(policy, task, engine.generate(requests, sampling, bar.advance))
+                episodes = measure.respond(held_out, temperature)
                 cells.append(summarise(episodes, cell, decoding))
                 records += [record(task, episode, cell, decoding) for episode in episodes]
+        if (k := asked.pass_at) is not None:
+            for cell, held_out in tries.items():
+                episodes = measure.respond([problem for problem in held_out for _ in range(k)], 1.0)
+                best = [right_or_first(episodes[i : i + k]) for i in range(0, len(episodes), k)]
+                cells.append(summarise(best, cell, f"pass@{k}"))
+                records += [record(task, episode, cell, f"pass@{k}") for episode in best]
     return cells, records
+
+
+def right_or_first(episodes: Sequence[Episode]) -> Episode:
+    """Of all responses to one problem the first right one, or where there is none the first."""
+    return next((e for e in episodes if e.reward.outcome is Outcome.CORRECT), episodes[0])
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """One policy's graded responses to held-out problems."""
+
+    recipe: Recipe
+    policy: Policy
+    engine: LocalEngine
+    task: Task
+    text_format: Format
+    on_chunk: Callable[[int], None]
+
+    def respond(self, problems: Sequence[Problem], temperature: float) -> list[Episode]:
+        """A response to each, by seeds of its own: those of the n-th time that a problem is in the list differ."""
+        forbidden = self.policy.scratchpad_ids if self.recipe.scratchpad == "empty" else ()
+        sampling = Sampling(temperature, self.recipe.evaluation.max_new_tokens, forbidden)
+        times: Counter[str] = Counter()
+        requests = []
+        for problem in problems:
+            names = (problem.id, times[problem.id]) if times[problem.id] else (problem.id,)
+            times[problem.id] += 1
+            seed = seed_of("evaluate", self.recipe.seed, *names)
+            requests.append(Request(make_prompt(self.policy, self.text_format, problem), seed))
+        return grade_rollouts(self.policy, self.task, self.engine.generate(requests, sampling, self.on_chunk))
 
 
 def write_evaluation(

@@ -118,6 +118,7 @@ def new_policy(sizes: ScratchSection, alphabet: str, *, seed: int) -> Policy:
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            **_positional(sizes),
         )
     except ValueError as error:
         raise RecipeError(f"model.scratch.architecture: transformers has no {sizes.architecture!r}") from error
@@ -127,6 +128,14 @@ def new_policy(sizes: ScratchSection, alphabet: str, *, seed: int) -> Policy:
     _switch_off_dropout(model)
     device = default_device()
     return Policy(model.to(device), tokenizer, stop_token_ids(None, tokenizer), device)
+
+
+def _positional(sizes: ScratchSection) -> dict[str, Any]:
+    """SmolLM3's `no_rope_layers`: for each layer whether it *has* rotary positions, whatever the name says."""
+    if sizes.nope_layers is None:
+        return {}
+    bare = range(sizes.layers) if sizes.nope_layers == "all" else sizes.nope_layers
+    return {"no_rope_layers": [int(layer not in bare) for layer in range(sizes.layers)], "tie_word_embeddings": False}
 
 
 def load_policy(path: Path, *, lora: LoraSection | None = None, seed: int = 0) -> Policy:

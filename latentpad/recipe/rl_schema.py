@@ -59,16 +59,18 @@ class RLSection(Section):
     that it comes up more often, or from a `ladder`. Each step's rollouts are learned from `epochs` times, each time in
     `minibatches` optimizer steps.
 
-    `signal` is what the advantages are made of: each rollout's own `answer`, or the same rewards dealt out at `random`
-    among the rollouts of the step (a control: same rate, no information). With `half_length` N a right answer after a
-    scratchpad of n tokens earns N / (N + n): Nye et al. (2021) suggest to reward inversely to the scratchpad's length.
+    `signal` is what the advantages are made of: each rollout's own `answer`, or as controls the same rewards dealt out
+    at `random` among the rollouts of the step (same rate, no information), or a `vote` (an answer is right if it is the
+    one that its group gave most often: self-training without verification; a ladder then climbs by votes too). With
+    `half_length` N a right answer after a scratchpad of n tokens earns N / (N + n): Nye et al. (2021) suggest to reward
+    inversely to the scratchpad's length.
     """
 
     prompts_per_step: int = Field(gt=0)
     group_size: int = Field(gt=1)
     cells: list[str] | None = Field(default=None, min_length=1)
     ladder: LadderSection | None = None
-    signal: Literal["answer", "random"] = "answer"
+    signal: Literal["answer", "random", "vote"] = "answer"
     half_length: int | None = Field(default=None, gt=0)
     epochs: int = Field(default=1, gt=0)
     minibatches: int = Field(default=1, gt=0)

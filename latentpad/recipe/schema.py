@@ -24,7 +24,11 @@ class Component(BaseModel):
 
 
 class ScratchSection(Section):
-    """A causal language model from scratch: any decoder of transformers that takes these sizes."""
+    """A causal language model from scratch: any decoder of transformers that takes these sizes.
+
+    `nope_layers` get no positional encoding (NoPE, Kazemnejad et al. 2023): numbers from 0, or `all`. Only an
+    architecture that knows such layers takes it: `smollm3`.
+    """
 
     architecture: str = "llama"
     hidden_size: int = Field(gt=0)
@@ -32,6 +36,17 @@ class ScratchSection(Section):
     heads: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
     max_positions: int = Field(gt=0)
+    nope_layers: list[Annotated[int, Field(ge=0)]] | Literal["all"] | None = None
+
+    @model_validator(mode="after")
+    def _nope_layers_exist(self) -> Self:
+        if self.nope_layers is None:
+            return self
+        if self.architecture != "smollm3":
+            raise ValueError(f"'nope_layers' needs 'architecture: smollm3'; {self.architecture!r} has no such layers")
+        if self.nope_layers != "all" and any(layer >= self.layers for layer in self.nope_layers):
+            raise ValueError(f"'nope_layers' {self.nope_layers}: layers are numbered 0 to {self.layers - 1}")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -94,29 +109,58 @@ class TrainingSection(Section):
 
 
 class PretrainSection(Section):
-    """Next-token prediction on documents, of which a share shows a worked scratchpad and the rest state the answer."""
+    """Next-token prediction on documents, of which a share shows a worked scratchpad and the rest state the answer.
+
+    Problems come from `cells` alike (default: all of the task's); worked ones from `worked_cells` (default: `cells`). A
+    `primitive_share` of the documents shows single steps of the task, such as copying, and no problem.
+    """
 
     documents_per_step: int = Field(gt=0)
     scratchpad_share: float = Field(ge=0, le=1)
+    cells: list[str] | None = Field(default=None, min_length=1)
+    worked_cells: list[str] | None = Field(default=None, min_length=1)
+    primitive_share: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.scratchpad_share + (self.primitive_share or 0) > 1:
+            raise ValueError(
+                f"'scratchpad_share' {self.scratchpad_share} and 'primitive_share' {self.primitive_share} are shares "
+                "of the same documents: together at most 1"
+            )
+        return self
 
 
 class SupervisedSection(Section):
-    """TRL's `SFTTrainer`, loss on the response only: the answer after a gold scratchpad (Nye et al. 2021), or alone."""
+    """TRL's `SFTTrainer`, loss on the response only: the answer after a gold scratchpad (Nye et al. 2021), or alone.
+
+    Problems come from `cells` alike (default: all of the task's).
+    """
 
     target: Literal["scratchpad", "answer"]
     examples_per_step: int = Field(gt=0)
+    cells: list[str] | None = Field(default=None, min_length=1)
 
 
 class EvaluationSection(Section):
     """Held-out problems per cell (a cell that has fewer is evaluated whole); `beyond` names further cells to report.
 
-    `split` is `validation` while you choose between settings, so that `test` stays unseen.
+    `split` is `validation` while you choose between settings, so that `test` stays unseen. With `pass_at` k the first
+    `pass_problems` of each cell get k responses each at temperature 1, and count as right if any of them is (pass@k).
     """
 
     split: Literal["validation", "test"] = "test"
     problems: int = Field(gt=0, le=20_000)
     beyond: list[str] = Field(default_factory=list)
     max_new_tokens: int = Field(gt=0)
+    pass_at: int | None = Field(default=None, gt=1)
+    pass_problems: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _pass_keys_go_together(self) -> Self:
+        if (self.pass_at is None) != (self.pass_problems is None):
+            raise ValueError("'pass_at' (responses a problem) and 'pass_problems' (problems a cell) go together")
+        return self
 
 
 class SandboxSection(Section):

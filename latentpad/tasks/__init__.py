@@ -129,6 +129,15 @@ class WorkedTask(Task, Protocol):
 
 
 @runtime_checkable
+class PrimitiveTask(Task, Protocol):
+    """A task that can show its single steps on their own, such as copying: documents for the pretraining corpus."""
+
+    def primitive(self, name: str) -> str:
+        """A document that shows one step and no problem, drawn by `name`. It is no part of any split."""
+        ...
+
+
+@runtime_checkable
 class ProgramTask(Task, Protocol):
     """A task whose gold answers are what programs print, so that executing them must give the same."""
 
@@ -152,6 +161,15 @@ def worked(task: Task) -> WorkedTask:
     if not isinstance(task, WorkedTask):
         raise RecipeError(
             f"task {type(task).__name__} has no gold scratchpads to teach: take another task, or do without them"
+        )
+    return task
+
+
+def primitive_task(task: Task) -> PrimitiveTask:
+    """The same task, with its primitives. Raises `RecipeError` if it has none."""
+    if not isinstance(task, PrimitiveTask):
+        raise RecipeError(
+            f"pretrain.primitive_share: task {type(task).__name__} shows no single steps on their own: remove the key"
         )
     return task
 

@@ -1,4 +1,7 @@
-"""Long addition with the scratchpad of Nye et al. 2021 (arXiv 2112.00114, figure 2), exact or without its spaces."""
+"""Long addition with the scratchpad of Nye et al. 2021 (arXiv 2112.00114, figure 2), exact or without its spaces.
+
+Or with index hints, and a scratchpad that is linear in the digits.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any, Literal
 from latentpad.recipe.errors import RecipeError
 from latentpad.seeding import name_of, rng_of
 from latentpad.tasks import Corruption, ScratchpadError, check_split, split_of
+from latentpad.tasks.addition_hints import LETTERS, columns, hinted, primitive, read_columns, without_hints
+from latentpad.tasks.addition_hints import MAX_DIGITS as MAX_HINTED
 from latentpad.types import Problem
 
 _QUESTION = re.compile(r"([0-9][0-9 ]*)\+([0-9 ]*[0-9])")
@@ -73,26 +78,37 @@ class Addition:
 
     Attributes:
         digits: lengths that are trained on.
-        spelling: `compact` (`29+57`), or `nye` (`2 9 + 5 7`, exact as in the paper).
+        spelling: `compact` (`29+57`), `nye` (`2 9 + 5 7`, exact as in the paper), or `hints` (`b2a9+b5a7`, with a
+            scratchpad of a few characters a column: see `addition_hints`).
+        primitive_digits: the longest number in documents of single steps, which only `hints` has.
     """
 
     digits: Sequence[int]
-    spelling: Literal["compact", "nye"] = "compact"
+    spelling: Literal["compact", "nye", "hints"] = "compact"
+    primitive_digits: int = 12
 
     def __post_init__(self) -> None:
         """Refuse lengths that no cell can have."""
         if not self.digits or any(d < 1 for d in self.digits) or len(set(self.digits)) != len(self.digits):
             raise RecipeError(f"task.digits: got {list(self.digits)}; expected different lengths from 1 up")
+        if not 1 <= self.primitive_digits <= MAX_HINTED:
+            raise RecipeError(f"task.primitive_digits: got {self.primitive_digits}; expected 1 to {MAX_HINTED}")
+        for length in self.digits:
+            self.check_cell(f"digits={length}")
+
+    @property
+    def _most_digits(self) -> int:
+        return MAX_HINTED if self.spelling == "hints" else _MAX_DIGITS
 
     @property
     def grader(self) -> str:
-        """Exact integers."""
-        return "integer"
+        """Exact integers; with hints each digit must also be in its column, so the answer is compared as text."""
+        return "text" if self.spelling == "hints" else "integer"
 
     @property
     def grader_options(self) -> dict[str, Any]:
         """In the paper's spelling the digits of an answer stand apart."""
-        return {"spaced_digits": self.spelling == "nye"}
+        return {} if self.spelling == "hints" else {"spaced_digits": self.spelling == "nye"}
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -102,15 +118,26 @@ class Addition:
     @property
     def alphabet(self) -> str:
         """Digits and the signs of the scratchpad."""
+        if self.spelling == "hints":
+            return f"0123456789+:;{LETTERS}"
         return "0123456789+,:C\n" + (" " if self.spelling == "nye" else "")
 
     def _spell(self, text: str) -> str:
         return text if self.spelling == "nye" else text.replace(" ", "")
 
+    def _numbers(self, *numbers: int) -> list[str]:
+        """As a question and its answer spell them."""
+        if self.spelling == "hints":
+            first = rng_of("hints", *numbers[:2]).randrange(len(LETTERS))
+            return [hinted(str(number), first) for number in numbers]
+        return [self._spell(" ".join(str(number))) for number in numbers]
+
     def _length(self, cell: str) -> int:
         match = re.fullmatch(r"digits=([1-9][0-9]?)", cell)
-        if match is None:
-            raise RecipeError(f"cell {cell!r}: expected digits=N with N from 1 to {_MAX_DIGITS}, such as 'digits=5'")
+        if match is None or int(match[1]) > self._most_digits:
+            raise RecipeError(
+                f"cell {cell!r}: expected digits=N with N from 1 to {self._most_digits}, such as 'digits=5'"
+            )
         return int(match[1])
 
     def check_cell(self, cell: str) -> None:
@@ -131,17 +158,18 @@ class Addition:
         return problem.answer
 
     def _problem(self, a: int, b: int, split: str) -> Problem:
+        left, right, total = self._numbers(a, b, a + b)
         return Problem(
             id=f"addition/{split}/{a}+{b}",
             task="addition",
             split=split,
             cell=f"digits={max(len(str(a)), len(str(b)))}",
-            question=self._spell(f"{' '.join(str(a))} + {' '.join(str(b))}"),
-            answer=self._spell(" ".join(str(a + b))),
+            question=self._spell(f"{left} + {right}"),
+            answer=total,
         )
 
     def _operands(self, problem: Problem) -> tuple[int, int]:
-        a, b = problem.question.replace(" ", "").split("+")
+        a, b = without_hints(problem.question.replace(" ", "")).split("+")
         return int(a), int(b)
 
     def draw(self, split: str, cell: str, name: str) -> Problem:
@@ -181,9 +209,10 @@ class Addition:
         """`47+85`, with or without spaces."""
         match = _QUESTION.fullmatch(text.strip())
         parts = [] if match is None else [part.replace(" ", "") for part in match.groups()]
-        if not parts or max(map(len, parts)) > _MAX_DIGITS:
+        if not parts or max(map(len, parts)) > self._most_digits:
             raise RecipeError(
-                f"problem {text[:80]!r}: expected two whole numbers of at most {_MAX_DIGITS} digits, such as '47+85'"
+                f"problem {text[:80]!r}: expected two whole numbers of at most {self._most_digits} digits, such as "
+                "'47+85'"
             )
         a, b = map(int, parts)
         return self._problem(a, b, "typed")
@@ -194,11 +223,25 @@ class Addition:
         return self._problem(nines, nines, "longest")
 
     def gold_scratchpad(self, problem: Problem) -> str:
-        """The paper's lines, in this task's spelling."""
+        """The paper's lines in this task's spelling, or with hints the columns."""
+        if self.spelling == "hints":
+            return "".join(self._columns(problem))
         return self._spell("\n".join(gold_lines(*self._operands(problem))))
 
+    def _columns(self, problem: Problem) -> list[str]:
+        left, right = map(str, self._operands(problem))
+        return columns(left, right, LETTERS.index(problem.question[-2]))
+
+    def primitive(self, name: str) -> str:
+        """Documents of single steps. Raises `RecipeError` where the spelling has none."""
+        if self.spelling != "hints":
+            raise RecipeError("pretrain.primitive_share: only task.spelling 'hints' shows single steps on their own")
+        return primitive(rng_of("addition", "primitive", name), self.primitive_digits)
+
     def read_scratchpad(self, problem: Problem, scratchpad: str) -> str:
-        """The sum that the lines lead to, in this task's spelling."""
+        """The sum that the lines or columns lead to, in this task's spelling."""
+        if self.spelling == "hints":
+            return read_columns(problem.question, scratchpad)
         left, _, right = problem.question.replace(" ", "").partition("+")
         lines = scratchpad.split("\n")
         answer = read_lines(left, right, [line.replace(" ", "") for line in lines])
@@ -208,6 +251,8 @@ class Addition:
 
     def corrupt(self, problem: Problem, name: str) -> Corruption:
         """One more or one less in the digit that a step has just written; the steps after it would keep that digit."""
+        if self.spelling == "hints":
+            return self._corrupt_column(problem, name)
         lines = gold_lines(*self._operands(problem))
         rng = rng_of("addition", "corrupt", problem.id, name)
         step = rng.randrange(1, len(lines) - 1)
@@ -220,4 +265,19 @@ class Addition:
             scratchpad=self._spell("\n".join([*lines[:step], changed, *lines[step + 1 :]])),
             prefix=self._spell("\n".join([*lines[:step], changed])),
             answer=self._spell(" ".join("".join(end).lstrip("0") or "0")),
+        )
+
+    def _corrupt_column(self, problem: Problem, name: str) -> Corruption:
+        entries, rng = self._columns(problem), rng_of("addition", "corrupt", problem.id, name)
+        place = rng.randrange(len(entries))
+        before, _, result = entries[place].partition(":")
+        digit = str((int(result[0]) + rng.choice([1, 9])) % 10)
+        changed = f"{before}:{digit}{result[1]}"
+        numbers = dict(zip(problem.answer[::2], problem.answer[1::2], strict=True)) | {before[0]: digit}
+        while len(numbers) > 1 and next(iter(numbers.values())) == "0":
+            del numbers[next(iter(numbers))]
+        return Corruption(
+            scratchpad="".join([*entries[:place], changed, *entries[place + 1 :]]),
+            prefix="".join([*entries[:place], changed]),
+            answer="".join(hint + value for hint, value in numbers.items()),
         )

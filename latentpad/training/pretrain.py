@@ -39,7 +39,7 @@ def pretrain(recipe: Recipe, run: RunFolder, policy: Policy, task: Task, text_fo
         while state.step < training.steps:
             start = time.monotonic()
             documents = [
-                corpus_document(task, text_format, recipe.seed, state.step, i, share=section.scratchpad_share)
+                corpus_document(task, text_format, section, recipe.seed, state.step, i)
                 for i in range(section.documents_per_step)
             ]
             rows = [_document_ids(policy, d.prompt + d.response) for d in documents]

@@ -21,10 +21,9 @@ from latentpad.training.ladder import Ladder
 from latentpad.training.learner import Learner
 from latentpad.training.optimizer import Optimizer
 from latentpad.training.rows import make_rows, observe, value_metrics
-from latentpad.training.signal import training_signal
+from latentpad.training.signal import training_signal, verdicts
 from latentpad.training.state import TrainingState
 from latentpad.training.step_metrics import over_updates, step_metrics
-from reward import Outcome
 
 if TYPE_CHECKING:
     from latentpad.algorithms import Algorithm
@@ -54,7 +53,8 @@ class RLTrainer:
     ) -> None:
         """From the run's newest checkpoint if it has one."""
         section, training = recipe.rl_section, recipe.training
-        self.recipe, self.run, self.policy, self.engine, self.algorithm = recipe, run, policy, engine, algorithm
+        self.recipe, self.run, self.policy, self.task = recipe, run, policy, task
+        self.engine, self.algorithm = engine, algorithm
         forbidden = policy.scratchpad_ids if recipe.scratchpad == "empty" else ()
         sampling = Sampling(recipe.rollout.temperature, recipe.rollout.max_new_tokens, forbidden)
         self.critic, idle = None, 0
@@ -105,7 +105,7 @@ class RLTrainer:
         self.engine.sync(step, self.policy.trainable_hash())
         collected = self.collector.collect(step)
         sampled = time.monotonic()
-        signal = training_signal(collected.kept, self.policy, self.recipe, self.algorithm.needs, step)
+        signal = training_signal(collected.kept, self.policy, self.task, self.recipe, self.algorithm.needs, step)
         rows = self.rows(collected, signal)
         values = step_metrics(self.policy, collected.groups, signal) | collected.metrics()
         if self.critic is not None:
@@ -114,9 +114,9 @@ class RLTrainer:
         values |= self.kl.after_step(step, values.get("kl"))
         if self.ladder is not None:
             values["frontier"] = self.ladder.frontier
-            episodes = [episode for group in collected.groups for episode in group.episodes]
+            right = verdicts(collected.groups, self.task, self.recipe)
             self.ladder.observe(
-                [(e.rollout.prompt.problem.cell, e.reward.outcome is Outcome.CORRECT) for e in episodes]
+                [(g.prompt.problem.cell, each) for g, row in zip(collected.groups, right, strict=True) for each in row]
             )
         counters, episodes = self.state.counters, [e for group in collected.groups for e in group.episodes]
         counters.samples += len(episodes)

@@ -39,7 +39,10 @@ def supervised_examples(recipe: Recipe, task: Task, text_format: Format) -> list
     assert recipe.supervised is not None
     section = recipe.supervised
     count, worked = recipe.training.steps * section.examples_per_step, section.target == "scratchpad"
-    return [training_example(task, text_format, recipe.seed, "supervised", i, worked=worked) for i in range(count)]
+    return [
+        training_example(task, text_format, recipe.seed, "supervised", i, worked=worked, cells=section.cells)
+        for i in range(count)
+    ]
 
 
 def micro_batch_rows(examples_per_step: int, longest: int, budget: int) -> int:

@@ -198,3 +198,20 @@ def test_the_reference_stays_what_training_started_from(tmp_path: Path, lora: bo
 def test_scratchpad_tags_are_tokens_that_can_be_forbidden() -> None:
     policy = tiny.policy()
     assert policy.tokenizer.convert_ids_to_tokens(list(policy.scratchpad_ids)) == ["<scratch>", "</scratch>"]
+
+
+def test_layers_without_positions_stay_so_on_disk_and_do_not_see_where_a_token_stands(tmp_path: Path) -> None:
+    """Where no layer has positions, shifting all of them changes nothing; one rotary layer does see distances."""
+    from transformers import AutoModelForCausalLM
+
+    for bare, blind in (("all", True), ([1], False)):
+        sizes = tiny.SIZES.model_copy(update={"architecture": "smollm3", "nope_layers": bare})
+        made = tiny.policy(sizes=sizes)
+        made.save(tmp_path / str(blind))
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / str(blind)).eval()
+        assert loaded.config.no_rope_layers == ([0, 0] if blind else [1, 0])
+        stretched = torch.tensor([[0, 3, 9, 30, 31, 70]])
+        with torch.no_grad():
+            near, far = loaded(input_ids=IDS).logits, loaded(input_ids=IDS, position_ids=stretched).logits
+        assert torch.equal(near, logits(made.model))
+        assert torch.equal(near, far) is blind

@@ -90,7 +90,7 @@ def test_a_recipe_without_a_fault_loads(written: Written, recipe_data: Data) -> 
             "model.scratch.zebra",
             4,
             "model.scratch.zebra: unknown key 'zebra'; (allowed: architecture, heads, hidden_size, intermediate_size,"
-            " layers, max_positions)",
+            " layers, max_positions, nope_layers)",
         ),
         ("training.steps", "10", "training.steps: got '10'; input should be a valid integer"),
         ("training.steps", 1.5, "training.steps: got 1.5; input should be a valid integer"),
@@ -121,6 +121,16 @@ def test_a_recipe_without_a_fault_loads(written: Written, recipe_data: Data) -> 
             "model.scratch.heads",
             16,
             "model.scratch: hidden_size 16 must be an even multiple of heads 16 (rotary positions)",
+        ),
+        (
+            "model.scratch.nope_layers",
+            "all",
+            "model.scratch: 'nope_layers' needs 'architecture: smollm3'; 'llama' has no such layers",
+        ),
+        (
+            "evaluation.pass_at",
+            8,
+            "evaluation: 'pass_at' (responses a problem) and 'pass_problems' (problems a cell) go together",
         ),
         (
             "supervised",
@@ -156,6 +166,34 @@ def test_more_than_one_fault_is_counted(written: Written, recipe_data: Data) -> 
         load_recipe(written(recipe_data | {"strange": 1, "seed": -1}))
 
 
+@pytest.mark.parametrize(
+    ("section", "changes", "line"),
+    [
+        (
+            "pretrain",
+            {"primitive_share": 0.9},
+            "pretrain: 'scratchpad_share' 0.2 and 'primitive_share' 0.9 are shares of the same documents: together at "
+            "most 1",
+        ),
+        (
+            "scratch",
+            {"architecture": "smollm3", "nope_layers": [0, 2]},
+            "model.scratch: 'nope_layers' [0, 2]: layers are numbered 0 to 0",
+        ),
+    ],
+)
+def test_a_corpus_and_layers_that_cannot_be_are_refused(
+    written: Written, recipe_data: Data, section: str, changes: Data, line: str
+) -> None:
+    del recipe_data["rl"], recipe_data["algorithm"]
+    recipe_data |= {"method": "pretrain", "pretrain": {"documents_per_step": 4, "scratchpad_share": 0.2}}
+    (recipe_data["pretrain"] if section == "pretrain" else recipe_data["model"]["scratch"]).update(changes)
+    path = written(recipe_data)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    assert str(error.value) == f"{path}: {line}"
+
+
 def test_pretraining_takes_no_adapter(written: Written, recipe_data: Data) -> None:
     del recipe_data["rl"], recipe_data["algorithm"]
     recipe_data |= {"method": "pretrain", "pretrain": {"documents_per_step": 4, "scratchpad_share": 0.2}}
@@ -174,7 +212,8 @@ def test_pretraining_takes_no_adapter(written: Written, recipe_data: Data) -> No
         ),
         (
             {"name": "addition", "digit": [1]},
-            "task.digit: unknown key of task 'addition' 'digit'; did you mean 'digits'? (allowed: digits, spelling)",
+            "task.digit: unknown key of task 'addition' 'digit'; did you mean 'digits'? (allowed: digits, "
+            "primitive_digits, spelling)",
         ),
         ({"name": "addition"}, "task.digits: missing: this key is required"),
         ({"name": "addition", "digits": ["2"]}, "task.digits.0: got '2'; input should be a valid integer"),

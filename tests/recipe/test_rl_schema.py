@@ -103,7 +103,7 @@ MOVING = "rl.kl: 'refresh_every' goes with 'reference: moving', and that needs i
         ({"epochs": 0}, "rl.epochs: got 0; input should be greater than 0"),
         ({"minibatches": 0}, "rl.minibatches: got 0; input should be greater than 0"),
         ({"entropy_coef": -0.1}, "rl.entropy_coef: got -0.1; input should be greater than or equal to 0"),
-        ({"signal": "randm"}, "rl.signal: got 'randm'; did you mean 'random'? allowed: 'answer' or 'random'"),
+        ({"signal": "randm"}, "rl.signal: got 'randm'; did you mean 'random'? allowed: 'answer', 'random' or 'vote'"),
         ({"cells": []}, "rl.cells: got []; list should have at least 1 item after validation, not 0"),
     ],
 )

@@ -37,6 +37,17 @@ class TestAdditionIsATask(TaskContract):
         return {"name": "addition", "digits": [1, 2, 3, 4], "spelling": request.param}
 
 
+class TestHintedAdditionIsATask(TaskContract):
+    worked = True
+    small_cell = "digits=2"
+    shared_cells = ("digits=1",)
+    nonsense = ("digits=0", "digits=26", "degree=1")
+
+    @pytest.fixture
+    def options(self) -> dict[str, Any]:
+        return {"name": "addition", "digits": [1, 2, 3, 7], "spelling": "hints"}
+
+
 def pair_of(problem: Problem) -> tuple[int, int]:
     a, b = sorted(int(part) for part in problem.question.replace(" ", "").split("+"))
     return a, b

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from latentpad.recipe.load import content_key
-from latentpad.recipe.schema import TrainingSection
+from latentpad.recipe.schema import Component, PretrainSection, TrainingSection
+from latentpad.tasks import build_task
 from latentpad.training.corpus import corpus_document
 from latentpad.training.optimizer import learning_rate_scale
 from latentpad.training.pretrain import _accumulate, _document_ids, pretrain
@@ -68,9 +69,10 @@ def test_counters_and_loss_of_a_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path, recipe, content_key(recipe))
     pretrain(recipe, run, policy, tiny.task(), tiny.COMPACT)
     run.close()
+    assert recipe.pretrain is not None
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [record["samples"] for record in records] == [8 * step for step in range(1, 9)]
-    first = [corpus_document(tiny.task(), tiny.COMPACT, 0, 0, i, share=0.5) for i in range(8)]
+    first = [corpus_document(tiny.task(), tiny.COMPACT, recipe.pretrain, 0, 0, i) for i in range(8)]
     fresh = tiny.policy()
     rows = [_document_ids(fresh, d.prompt + d.response) for d in first]
     assert records[0]["tokens_trained"] == sum(len(row) - 1 for row in rows)
@@ -80,8 +82,51 @@ def test_counters_and_loss_of_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("share", "worked"), [(0.0, 0), (1.0, 200), (0.2, 40)])
 def test_the_corpus_shows_as_many_worked_scratchpads_as_the_recipe_says(share: float, worked: int) -> None:
-    shown = [corpus_document(tiny.task(), tiny.COMPACT, 0, 3, i, share=share).response for i in range(200)]
+    shown = [document(PretrainSection(documents_per_step=1, scratchpad_share=share), i) for i in range(200)]
     assert sum("<scratch>" in text for text in shown) == pytest.approx(worked, abs=15 if 0 < share < 1 else 0)
+
+
+HINTED = build_task(Component(name="addition", digits=[1, 2, 3], spelling="hints"))
+
+
+def document(section: PretrainSection, index: int) -> str:
+    shown = corpus_document(HINTED, tiny.COMPACT, section, 0, 3, index)
+    return shown.prompt + shown.response
+
+
+def test_each_kind_of_document_comes_from_the_cells_that_it_may_show() -> None:
+    section = PretrainSection(
+        documents_per_step=1,
+        scratchpad_share=0.3,
+        primitive_share=0.3,
+        cells=["digits=2", "digits=3"],
+        worked_cells=["digits=1"],
+    )
+    shown = [document(section, i) for i in range(300)]
+    worked = [text for text in shown if "<scratch>" in text]
+    primitives = [text for text in shown if "=" not in text]
+    answers = [text for text in shown if text not in worked and text not in primitives]
+    for kind, share in ((worked, 0.3), (primitives, 0.3), (answers, 0.4)):
+        assert len(kind) == pytest.approx(300 * share, abs=40)
+    assert {digits_of(text) for text in worked} == {1}
+    assert {digits_of(text) for text in answers} == {2, 3}
+
+
+def digits_of(text: str) -> int:
+    return max(sum(c.isdigit() for c in number) for number in text.partition("=")[0].split("+"))
+
+
+def test_a_corpus_without_the_new_keys_is_what_it_always_was() -> None:
+    """Worked or not, and which problem, by the same draws: published bases can be made again."""
+    section = PretrainSection(documents_per_step=1, scratchpad_share=0.2)
+    shown = [corpus_document(tiny.task(), tiny.COMPACT, section, 0, 3, i) for i in range(5)]
+    assert [d.prompt + d.response for d in shown] == [
+        "0+0=<scratch>0+0,C:0\n,0C:0\n00</scratch>0",
+        "17+46=63",
+        "0+1=<scratch>0+1,C:0\n,1C:0\n01</scratch>1",
+        "3+6=9",
+        "98+81=<scratch>98+81,C:0\n9+8,9C:0\n,79C:1\n179</scratch>179",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -186,18 +186,18 @@ def test_a_group_of_wrong_answers_alone_teaches_where_wrong_ones_are_penalised()
 def test_the_random_signal_deals_out_the_same_rewards_always_the_same_way() -> None:
     made = groups(tiny.policy(), REWARDS)
     recipe = short(rl={"signal": "random"})
-    dealt = training_signal(made, tiny.policy(), recipe, Needs(), 0)
+    dealt = training_signal(made, tiny.policy(), tiny.task(), recipe, Needs(), 0)
     assert [len(row) for row in dealt] == [4, 4, 4, 4]
     assert Counter(v for row in dealt for v in row) == {0.0: 9, 1.0: 7}
-    assert dealt == training_signal(made, tiny.policy(), recipe, Needs(), 0)
-    assert dealt not in (REWARDS, training_signal(made, tiny.policy(), recipe, Needs(), 1))
-    assert dealt != training_signal(made, tiny.policy(), recipe.model_copy(update={"seed": 1}), Needs(), 0)
-    assert training_signal(made, tiny.policy(), short(), Needs(), 0) == REWARDS
+    assert dealt == training_signal(made, tiny.policy(), tiny.task(), recipe, Needs(), 0)
+    assert dealt not in (REWARDS, training_signal(made, tiny.policy(), tiny.task(), recipe, Needs(), 1))
+    assert dealt != training_signal(made, tiny.policy(), tiny.task(), recipe.model_copy(update={"seed": 1}), Needs(), 0)
+    assert training_signal(made, tiny.policy(), tiny.task(), short(), Needs(), 0) == REWARDS
 
 
 def test_the_random_signal_does_not_touch_the_reward_that_is_reported() -> None:
     made = groups(tiny.policy(), REWARDS)
-    dealt = training_signal(made, tiny.policy(), short(rl={"signal": "random"}), Needs(), 0)
+    dealt = training_signal(made, tiny.policy(), tiny.task(), short(rl={"signal": "random"}), Needs(), 0)
     assert rl.step_metrics(tiny.policy(), made, dealt)["reward"] == 7 / 16
     assert [[e.reward.value for e in group.episodes] for group in made] == REWARDS
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from latentpad.algorithms import Needs
 from latentpad.training.episodes import grade_rollouts
-from latentpad.training.signal import earned, scratchpad_tokens, training_signal
+from latentpad.training.signal import by_vote, earned, scratchpad_tokens, training_signal, verdicts
 from latentpad.types import Episode, Group
 from tests import tiny
 
@@ -120,17 +120,45 @@ def test_both_prices_are_paid() -> None:
 def test_random_deals_out_the_very_numbers_that_were_earned() -> None:
     texts = ["3", "4", "<scratch>12345</scratch>3", "<scratch>1</scratch>3"]
     groups = [Group(e.rollout.prompt, (e, episode("4"))) for e in map(episode, texts * 3)]
-    honest = training_signal(groups, policy(), recipe(5), Needs(), 0)
-    dealt = training_signal(groups, policy(), recipe(5, "random"), Needs(), 0)
+    honest = training_signal(groups, policy(), tiny.task(), recipe(5), Needs(), 0)
+    dealt = training_signal(groups, policy(), tiny.task(), recipe(5, "random"), Needs(), 0)
     assert honest == [[1, 0], [0, 0], [0.5, 0], [5 / 6, 0]] * 3
     assert dealt != honest
     assert Counter(v for row in dealt for v in row) == Counter(v for row in honest for v in row)
     assert [len(row) for row in dealt] == [2] * 12
-    assert dealt == training_signal(groups, policy(), recipe(5, "random"), Needs(), 0)
-    assert dealt != training_signal(groups, policy(), recipe(5, "random"), Needs(), 1)
-    assert dealt != training_signal(groups, policy(), recipe(5, "random", seed=1), Needs(), 0)
+    assert dealt == training_signal(groups, policy(), tiny.task(), recipe(5, "random"), Needs(), 0)
+    assert dealt != training_signal(groups, policy(), tiny.task(), recipe(5, "random"), Needs(), 1)
+    assert dealt != training_signal(groups, policy(), tiny.task(), recipe(5, "random", seed=1), Needs(), 0)
 
 
 def test_no_group_is_no_signal() -> None:
-    assert training_signal([], policy(), recipe(5), Needs(), 0) == []
-    assert training_signal([], policy(), recipe(5, "random"), Needs(), 0) == []
+    assert training_signal([], policy(), tiny.task(), recipe(5), Needs(), 0) == []
+    assert training_signal([], policy(), tiny.task(), recipe(5, "random"), Needs(), 0) == []
+
+
+def group_of(*responses: str) -> Group:
+    """To 1+2, whose gold answer is 3."""
+    episodes = tuple(episode(response) for response in responses)
+    return Group(episodes[0].rollout.prompt, episodes)
+
+
+def test_a_vote_goes_by_the_answer_given_most_often_right_or_not() -> None:
+    group = group_of("4", "<scratch>1+2,C:0</scratch>4", "3", "<scratch>1+2")
+    assert by_vote(group, tiny.task()) == [True, True, False, False]  # a response without an answer never agrees
+    assert by_vote(group_of("3", "4", "4", "3"), tiny.task()) == [True, False, False, True]  # of equals the first
+    assert by_vote(group_of("<scratch>", "<scratch>"), tiny.task()) == [False, False]
+
+
+def test_with_a_vote_the_gold_answer_decides_nothing() -> None:
+    groups = [group_of("4", "4", "3"), group_of("3", "3", "3")]
+    voted = training_signal(groups, policy(), tiny.task(), recipe(signal="vote"), Needs(), 0)
+    assert voted == [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    assert verdicts(groups, tiny.task(), recipe(signal="vote")) == [[True, True, False], [True, True, True]]
+    assert verdicts(groups, tiny.task(), recipe()) == [[False, False, True], [True, True, True]]
+    assert verdicts(groups, tiny.task(), recipe(signal="random")) == [[False, False, True], [True, True, True]]
+
+
+def test_a_vote_pays_less_for_a_long_scratchpad_as_a_verdict_does() -> None:
+    group = group_of("<scratch>1+2,C:0</scratch>4", "4", "3")
+    voted = training_signal([group], policy(), tiny.task(), recipe(7, "vote"), Needs(), 0)
+    assert voted == [[0.5, 1.0, 0.0]]
