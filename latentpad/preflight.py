@@ -108,6 +108,13 @@ def check_plan(plan: Plan) -> list[str]:
             lines += [f"arms.{arm.name}: {line}" for line in check_recipe(arm.recipe, origins[arm.name])]
         except RecipeError as error:
             raise RecipeError(f"arms.{arm.name}.{error}") from error
+    task = build_task(plan.arms[0].recipe.task)
+    for band in plan.published:
+        for cell in band.cells:
+            try:
+                task.check_cell(cell)
+            except RecipeError as error:
+                raise RecipeError(f"published {band.label!r}: {error}") from error
     return lines
 
 

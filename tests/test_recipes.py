@@ -30,8 +30,9 @@ EXPECTED = {
     "ppo_parts.yaml",
     "roll_back.yaml",
     "addition_ladder.yaml",
+    "beyond_nye.yaml",
 }
-SMALL_MODEL = "{hidden_size: 16, layers: 1, heads: 2, intermediate_size: 32, max_positions: 512}"
+SMALL_MODEL = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "max_positions": 512}
 SMALL_TRAINING = {"steps": 2, "warmup_steps": 1, "checkpoint_every": 1}
 
 
@@ -40,13 +41,15 @@ def shrunk(path: Path) -> list[str]:
     data = read_yaml(path)
     if not is_experiment(data):
         return ["rl.prompts_per_step=4", "rl.group_size=4", "evaluation.problems=3", *_small("training.")]
-    overrides = ["shared.evaluation.problems=3"]
+    overrides = ["seeds=[0]", "shared.evaluation.problems=3"]
     for name, arm in data["arms"].items():
         where = f"arms.{name}."
         if "training" in arm:
             overrides += _small(f"{where}training.")
+        if "pass_at" in arm.get("evaluation", {}):
+            overrides += [f"{where}evaluation.pass_at=2", f"{where}evaluation.pass_problems=1"]
         if "pretrain" in arm:
-            overrides += [f"{where}pretrain.documents_per_step=4", f"{where}model.scratch={SMALL_MODEL}"]
+            overrides += [f"{where}pretrain.documents_per_step=4", *_small_model(f"{where}model.scratch", arm)]
         if "supervised" in arm:
             overrides.append(f"{where}supervised.examples_per_step=4")
         if arm.get("algorithm", {}).get("name") == "ppo":
@@ -54,6 +57,14 @@ def shrunk(path: Path) -> list[str]:
         if "prompts_per_step" in arm.get("rl", {}):
             overrides += [f"{where}rl.prompts_per_step=4", f"{where}rl.group_size=4"]
     return overrides
+
+
+def _small_model(where: str, arm: dict[str, Any]) -> list[str]:
+    """Of the same architecture, and where any layer goes without positions, all do."""
+    scratch = arm["model"]["scratch"]
+    kept = {"architecture": scratch["architecture"]} if "architecture" in scratch else {}
+    bare = {"nope_layers": "all"} if "nope_layers" in scratch else {}
+    return [f"{where}={json.dumps(SMALL_MODEL | kept | bare)}"]
 
 
 def _small(where: str) -> list[str]:

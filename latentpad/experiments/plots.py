@@ -149,8 +149,25 @@ def axis_and_ticks(labels: Sequence[str]) -> tuple[str, list[str]]:
     return "cell", list(labels)
 
 
+@dataclass(frozen=True)
+class Band:
+    """Shares that others have published, at some x."""
+
+    label: str
+    x: tuple[int, ...]
+    low: float
+    high: float
+
+
 def accuracy_figure(
-    arms: Sequence[ArmLines], ticks: Sequence[str], beyond: Sequence[bool], *, x_label: str, narrow: bool, salt: str
+    arms: Sequence[ArmLines],
+    ticks: Sequence[str],
+    beyond: Sequence[bool],
+    *,
+    x_label: str,
+    narrow: bool,
+    salt: str,
+    bands: Sequence[Band] = (),
 ) -> str:
     """Accuracy (y, shares) by cell (x = 0, 1, ...) of each arm; the cells `beyond` training are shaded.
 
@@ -160,6 +177,8 @@ def accuracy_figure(
     with _drawing(salt, font_size=size):
         figure, axes = _axes(width, height, left=44 if narrow else 54, bottom=44)
         _shade(axes, beyond, narrow=narrow)
+        for band in bands:
+            _band(axes, band)
         for index, arm in enumerate(arms):
             shift = (index - (len(arms) - 1) / 2) * min(0.09, 0.6 / len(arms))
             _cell_lines(axes, arm, shift, narrow=narrow)
@@ -249,6 +268,12 @@ def _shade(axes: Any, beyond: Sequence[bool], *, narrow: bool) -> None:
         text = "beyond training"
         right = max(i for i, is_beyond in enumerate(beyond) if is_beyond) + 0.5
         axes.annotate(text, (right, 1), (-6, 10), ("data", "axes fraction"), "offset points", ha="right", color=_MUTED)
+
+
+def _band(axes: Any, band: Band) -> None:
+    left, right = min(band.x) - 0.5, max(band.x) + 0.5
+    axes.fill_between([left, right], band.low, band.high, color=_MUTED, alpha=0.22, linewidth=0, zorder=1)
+    axes.annotate(band.label, (right, band.low), (0, -13), "data", "offset points", ha="right", color=_MUTED)
 
 
 def _cell_lines(axes: Any, arm: ArmLines, shift: float, *, narrow: bool) -> None:

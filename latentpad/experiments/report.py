@@ -109,6 +109,7 @@ def figures(page: Page) -> Json:
             x_label=axis_name,
             narrow=width == "narrow",
             salt=f"lead-{width}",
+            bands=_bands(page),
         )
         for width in ("wide", "narrow")
         if page.columns
@@ -121,6 +122,14 @@ def figures(page: Page) -> Json:
         "panels": plots.curve_figures((key, axis, [a.curve(key) for a in rl]) for key, axis in plots.PANELS.items()),
         "losses": plots.curve_figures([("loss", plots.LOSS, [a.curve("loss") for a in taught])]),
     }
+
+
+def _bands(page: Page) -> list[plots.Band]:
+    """What others published, where at least one of the cells is on the page."""
+    at = {column.key[2]: x for x, column in enumerate(page.columns)}
+    published = page.summary.get("published") or []
+    found = [(band, tuple(at[cell] for cell in band["cells"] if cell in at)) for band in published]
+    return [plots.Band(band["label"], x, band["low"], band["high"]) for band, x in found if x]
 
 
 def _cells(arm: Arm, page: Page) -> plots.ArmLines:

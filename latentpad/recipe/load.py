@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from latentpad.recipe.errors import RecipeError, nearest, unknown
 from latentpad.recipe.explain import explain
-from latentpad.recipe.schema import Experiment, Recipe
+from latentpad.recipe.schema import Experiment, PublishedSection, Recipe
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -150,6 +150,7 @@ class Plan:
     name: str
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
+    published: tuple[PublishedSection, ...] = ()
 
 
 FROM_ARM = "<from arm>"
@@ -172,7 +173,9 @@ def load_plan(path: Path, overrides: list[str] | None = None) -> Plan:
             if key in keys:
                 raise RecipeError(f"{path}: {where}.{key}: {fix}: remove it")
     arms = [_arm(path, experiment, name) for name in experiment.arms]
-    return Plan(experiment.experiment, tuple(experiment.seeds), tuple(_in_order(path, arms)))
+    return Plan(
+        experiment.experiment, tuple(experiment.seeds), tuple(_in_order(path, arms)), tuple(experiment.published)
+    )
 
 
 def _keys(path: Path, experiment: Experiment, name: str, seen: tuple[str, ...]) -> dict[str, Any]:

@@ -240,10 +240,26 @@ class ArmSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+class PublishedSection(Section):
+    """What others have reported for some cells: shares from `low` to `high`, drawn as a band beside the arms."""
+
+    label: str
+    cells: list[str] = Field(min_length=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _low_is_lower(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"'low' {self.low} is above 'high' {self.high}")
+        return self
+
+
 class Experiment(Section):
     """Arms x seeds that share one base."""
 
     experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     shared: dict[str, Any]
+    published: list[PublishedSection] = Field(default_factory=list)
     arms: dict[str, ArmSection] = Field(min_length=1)

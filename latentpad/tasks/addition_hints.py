@@ -88,7 +88,8 @@ def primitive(rng: Random, longest: int) -> str:
     """Single steps on random digits: both digits of each column copied by letter, or six lone sums of one column.
 
     Numbers are of 1 to `longest` digits, in half of the documents one shorter than the other (a 0 stands for what it
-    lacks), so that a column can be found by its letter alone. No document adds two numbers: a lone sum is given its carry and leads nowhere.
+    lacks), so that a column can be found by its letter alone. No document adds two numbers: a lone sum is given its
+    carry and leads nowhere.
     """
     if rng.random() < 0.3:
         return ";".join(_lone_sum(rng) for _ in range(6))

@@ -314,6 +314,18 @@ def test_a_drawing_has_no_colour_of_its_own(experiment: Path) -> None:
     assert not [d for d in drawings if re.search(r"(fill|stroke): #", d)]
 
 
+def test_what_others_published_is_drawn_where_the_page_has_its_cells(experiment: Path) -> None:
+    path = experiment / "summary.json"
+    bare = Tags(write_report(experiment)).text
+    summary = json.loads(path.read_text())
+    band = {"label": "Somebody 2021", "cells": ["digits=3", "digits=4"], "low": 0.6, "high": 0.9}
+    path.write_text(json.dumps(summary | {"published": [band, band | {"label": "Nobody", "cells": ["digits=99"]}]}))
+    text = Tags(write_report(experiment)).text
+    assert text.count("Somebody 2021") == 2  # in the wide and in the narrow drawing
+    assert "Nobody" not in text
+    assert "Somebody" not in bare
+
+
 def test_hostile_text_is_shown_and_never_obeyed(experiment: Path) -> None:
     set_response(experiment, response="86")
     harmless = Tags(write_report(experiment)).tags

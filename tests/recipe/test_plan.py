@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from latentpad.preflight import check_plan
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import FROM_ARM, load_plan
 
@@ -135,7 +136,7 @@ def test_an_arm_that_starts_from_another_brings_no_sizes(written: Written, exper
         (
             "sheared",
             {},
-            "sheared: unknown key 'sheared'; did you mean 'shared'? (allowed: arms, experiment, seeds, shared)",
+            "sheared: unknown key 'sheared'; did you mean 'shared'? (allowed: arms, experiment, published, seeds, shared)",
         ),
     ],
 )
@@ -154,3 +155,21 @@ def test_what_the_experiment_sets_itself_is_refused(
     section[key] = 1
     with pytest.raises(RecipeError, match=f"{where}.{key}: .*{fix}: remove it"):
         load_plan(written(experiment))
+
+
+BAND = {"label": "others", "cells": ["digits=1"], "low": 0.6, "high": 0.9}
+
+
+def test_what_others_published_stands_beside_the_arms(written: Written, experiment: Data) -> None:
+    plan = load_plan(written(experiment | {"published": [BAND]}))
+    assert [band.model_dump() for band in plan.published] == [BAND]
+    assert load_plan(written(experiment)).published == ()
+
+
+def test_a_published_range_that_cannot_be_is_refused(written: Written, experiment: Data) -> None:
+    assert refused(written(experiment | {"published": [BAND | {"low": 0.95}]})) == (
+        "published.0: 'low' 0.95 is above 'high' 0.9"
+    )
+    path = written(experiment | {"published": [BAND | {"cells": ["digit=1"]}]})
+    with pytest.raises(RecipeError, match="published 'others': cell 'digit=1': expected digits=N"):
+        check_plan(load_plan(path))
