@@ -31,6 +31,7 @@ EXPECTED = {
     "roll_back.yaml",
     "addition_ladder.yaml",
     "beyond_nye.yaml",
+    "beyond_nye_scarce.yaml",
 }
 SMALL_MODEL = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "max_positions": 512}
 SMALL_TRAINING = {"steps": 2, "warmup_steps": 1, "checkpoint_every": 1}

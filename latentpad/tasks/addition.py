@@ -6,15 +6,15 @@ Or with index hints, and a scratchpad that is linear in the digits.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count as count_from
 from typing import Any, Literal
 
 from latentpad.recipe.errors import RecipeError
 from latentpad.seeding import name_of, rng_of
 from latentpad.tasks import Corruption, ScratchpadError, check_split, split_of
-from latentpad.tasks.addition_hints import LETTERS, columns, hinted, primitive, read_columns, without_hints
+from latentpad.tasks.addition_hints import LETTERS, PRIMITIVES, columns, hinted, primitive, read_columns, without_hints
 from latentpad.tasks.addition_hints import MAX_DIGITS as MAX_HINTED
 from latentpad.types import Problem
 
@@ -80,11 +80,13 @@ class Addition:
         digits: lengths that are trained on.
         spelling: `compact` (`29+57`), `nye` (`2 9 + 5 7`, exact as in the paper), or `hints` (`b2a9+b5a7`, with a
             scratchpad of a few characters a column: see `addition_hints`).
-        primitive_digits: the longest number in documents of single steps, which only `hints` has.
+        primitives: the kinds of documents of single steps, which only `hints` has, and the share of each.
+        primitive_digits: the longest number in them.
     """
 
     digits: Sequence[int]
     spelling: Literal["compact", "nye", "hints"] = "compact"
+    primitives: Mapping[str, float] = field(default_factory=lambda: {"sums": 0.3, "pairs": 0.7})
     primitive_digits: int = 12
 
     def __post_init__(self) -> None:
@@ -93,6 +95,11 @@ class Addition:
             raise RecipeError(f"task.digits: got {list(self.digits)}; expected different lengths from 1 up")
         if not 1 <= self.primitive_digits <= MAX_HINTED:
             raise RecipeError(f"task.primitive_digits: got {self.primitive_digits}; expected 1 to {MAX_HINTED}")
+        unknown = set(self.primitives) - set(PRIMITIVES)
+        if unknown or min(self.primitives.values(), default=0) <= 0:
+            raise RecipeError(
+                f"task.primitives: got {dict(self.primitives)}; expected a share of {', '.join(PRIMITIVES)}"
+            )
         for length in self.digits:
             self.check_cell(f"digits={length}")
 
@@ -236,7 +243,7 @@ class Addition:
         """Documents of single steps. Raises `RecipeError` where the spelling has none."""
         if self.spelling != "hints":
             raise RecipeError("pretrain.primitive_share: only task.spelling 'hints' shows single steps on their own")
-        return primitive(rng_of("addition", "primitive", name), self.primitive_digits)
+        return primitive(rng_of("addition", "primitive", name), self.primitives, self.primitive_digits)
 
     def read_scratchpad(self, problem: Problem, scratchpad: str) -> str:
         """The sum that the lines or columns lead to, in this task's spelling."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from latentpad.tasks import ScratchpadError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from random import Random
 
 LETTERS = ascii_lowercase
@@ -84,15 +85,26 @@ def read_columns(question: str, scratchpad: str) -> str:
     return f"{at}{carry}{answer}" if carry else answer
 
 
-def primitive(rng: Random, longest: int) -> str:
-    """Single steps on random digits: both digits of each column copied by letter, or six lone sums of one column.
+PRIMITIVES = ("sums", "sums_in_place", "pairs")
 
-    Numbers are of 1 to `longest` digits, in half of the documents one shorter than the other (a 0 stands for what it
-    lacks), so that a column can be found by its letter alone. No document adds two numbers: a lone sum is given its
-    carry and leads nowhere.
+
+def primitive(rng: Random, shares: Mapping[str, float], longest: int) -> str:
+    """A document of one kind of single step, on random digits, the kind drawn by its share.
+
+    `pairs` copies both digits of each column by their letter: numbers of 1 to `longest` digits, in half of the
+    documents one shorter than the other (a 0 stands for what it lacks). `sums` are six sums of one column, each with a
+    carry given; `sums_in_place` are 1 to `longest` of them that stand as a column does, behind another column's result.
+    No document adds two numbers: each sum is given its carry anew and leads nowhere.
     """
-    if rng.random() < 0.3:
+    drawn, kind = rng.random() * sum(shares.values()), ""
+    for kind in (k for k in PRIMITIVES if shares.get(k, 0) > 0):
+        drawn -= shares[kind]
+        if drawn < 0:
+            break
+    if kind == "sums":
         return ";".join(_lone_sum(rng) for _ in range(6))
+    if kind == "sums_in_place":
+        return ";".join(f"{rng.randint(0, 9)}{_lone_sum(rng)}" for _ in range(rng.randint(1, longest)))
     width, first = rng.randint(1, longest), rng.randrange(len(LETTERS))
     widths = [width, width if rng.random() < 0.5 else rng.randint(1, width)]
     rng.shuffle(widths)

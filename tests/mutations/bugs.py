@@ -819,4 +819,68 @@ REWARDS = (
     ),
 )
 
-BUGS = TOKENS + REDUCTIONS + ADVANTAGES + RATIOS + KL + CRITIC + LOOP + REWARDS
+_VOTES = "tests/training/test_signal.py::"
+
+EVIDENCE = (
+    Bug(
+        "vote knows the answer",
+        "a ladder that climbs by votes asks the grader",
+        "-",
+        f"{_TRAINING}signal.py",
+        'if recipe.rl_section.signal == "vote":',
+        'if recipe.rl_section.signal == "votes":',
+        (f"{_VOTES}test_with_a_vote_the_gold_answer_decides_nothing",),
+    ),
+    Bug(
+        "silence agrees",
+        "where nobody answers, all agree and are paid",
+        "-",
+        f"{_TRAINING}signal.py",
+        "answer is not None and answer == winner",
+        "answer == winner",
+        (f"{_VOTES}test_a_vote_goes_by_the_answer_given_most_often_right_or_not",),
+    ),
+    Bug(
+        "worked beyond its cells",
+        "scratchpads are shown for every cell, so that no length is out of distribution",
+        "-",
+        f"{_TRAINING}corpus.py",
+        "(section.worked_cells or section.cells) if worked else section.cells",
+        "section.cells",
+        ("tests/training/test_pretrain.py::test_each_kind_of_document_comes_from_the_cells_that_it_may_show",),
+    ),
+    Bug(
+        "one try k times",
+        "all k responses of pass@k have one seed",
+        "-",
+        "latentpad/evaluation/evaluate.py",
+        "times[problem.id] += 1",
+        "times[problem.id] = 0",
+        (
+            "tests/evaluation/test_pass_at_k.py::test_pass_at_k_is_a_further_decoding_and_leaves_the_others_as_they_were",
+        ),
+    ),
+    Bug(
+        "positions the wrong way round",
+        "`nope_layers` are the ones that keep their positions",
+        "transformers: SmolLM3's `no_rope_layers` holds 1 for a layer that has them",
+        "latentpad/models/policy.py",
+        "int(layer not in bare)",
+        "int(layer in bare)",
+        (
+            "tests/models/test_policy.py::"
+            "test_layers_without_positions_stay_so_on_disk_and_do_not_see_where_a_token_stands",
+        ),
+    ),
+    Bug(
+        "carry forgotten",
+        "the columns of a hinted addition do not add the carry",
+        "-",
+        "latentpad/tasks/addition_hints.py",
+        "total = int(a) + int(b) + carry",
+        "total = int(a) + int(b)",
+        ("tests/tasks/test_addition.py::TestHintedAdditionIsATask::test_a_gold_scratchpad_leads_to_the_gold_answer",),
+    ),
+)
+
+BUGS = TOKENS + REDUCTIONS + ADVANTAGES + RATIOS + KL + CRITIC + LOOP + REWARDS + EVIDENCE

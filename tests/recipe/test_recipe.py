@@ -213,7 +213,7 @@ def test_pretraining_takes_no_adapter(written: Written, recipe_data: Data) -> No
         (
             {"name": "addition", "digit": [1]},
             "task.digit: unknown key of task 'addition' 'digit'; did you mean 'digits'? (allowed: digits, "
-            "primitive_digits, spelling)",
+            "primitive_digits, primitives, spelling)",
         ),
         ({"name": "addition"}, "task.digits: missing: this key is required"),
         ({"name": "addition", "digits": ["2"]}, "task.digits.0: got '2'; input should be a valid integer"),

@@ -195,6 +195,21 @@ def test_the_random_signal_deals_out_the_same_rewards_always_the_same_way() -> N
     assert training_signal(made, tiny.policy(), tiny.task(), short(), Needs(), 0) == REWARDS
 
 
+def test_by_vote_a_wrong_answer_that_all_agree_on_is_learned_and_climbs(tmp_path: Path) -> None:
+    """Three of four say 7, which is never right: the vote pays them, and the ladder takes it for success."""
+    ladder = {"rungs": ["digits=1", "digits=2"], "promote_at": 0.7, "window": 8}
+    frontiers = {}
+    for signal in ("vote", "answer"):
+        policy, folder = tiny.policy(), tmp_path / signal
+        recipe = short(rl={"signal": signal, "ladder": ladder, "prompts_per_step": 4, "group_size": 4})
+        train(recipe, folder, policy, ScriptedEngine(policy, ["77777", "77777", "77777", "88888"]))
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [record["reward"] for record in records] == [0.0, 0.0, 0.0]  # what is reported is the grader's verdict
+        frontiers[signal] = [record["frontier"] for record in records]
+        assert (policy.trainable_hash() == tiny.policy().trainable_hash()) is (signal == "answer")
+    assert frontiers == {"vote": [0, 1, 1], "answer": [0, 0, 0]}
+
+
 def test_the_random_signal_does_not_touch_the_reward_that_is_reported() -> None:
     made = groups(tiny.policy(), REWARDS)
     dealt = training_signal(made, tiny.policy(), tiny.task(), short(rl={"signal": "random"}), Needs(), 0)
