@@ -136,7 +136,8 @@ def test_an_arm_that_starts_from_another_brings_no_sizes(written: Written, exper
         (
             "sheared",
             {},
-            "sheared: unknown key 'sheared'; did you mean 'shared'? (allowed: arms, experiment, published, seeds, shared)",
+            "sheared: unknown key 'sheared'; did you mean 'shared'? (allowed: arms, experiment, published, seeds, "
+            "shared)",
         ),
     ],
 )

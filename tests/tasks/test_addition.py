@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from latentpad.formats import get_format
 from latentpad.recipe.errors import RecipeError
 from latentpad.tasks import SPLITS
 from latentpad.tasks.addition import Addition, gold_lines
+from latentpad.tasks.addition_hints import LETTERS, hinted, without_hints
 from latentpad.types import Problem
 from reward import Outcome, grade
 from tests.tasks.contract import TaskContract
@@ -294,3 +296,71 @@ def test_only_the_corpus_and_the_start_up_checks_ask_for_gold_scratchpads() -> N
 def test_a_split_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ValueError, match="split: got 'dev'; expected one of train, validation, test"):
         COMPACT.draw("dev", "digits=2", "any")
+
+
+HINTED = Addition(digits=(1, 2, 3, 4), spelling="hints", primitives={"sums_in_place": 0.5, "pairs": 0.5})
+
+
+def test_hints_name_the_columns_and_say_nothing_else() -> None:
+    problem = HINTED.parse("47+85")
+    first = LETTERS.index(problem.question[-2])
+    assert problem.question == f"{hinted('47', first)}+{hinted('85', first)}"
+    assert problem.answer == hinted("132", first)
+    assert without_hints(problem.question) == "47+85"
+    # Every letter stands for units somewhere: short numbers show all of them.
+    units = {HINTED.draw("train", "digits=3", str(i)).question[-2] for i in range(400)}
+    assert units == set(LETTERS)
+
+
+def test_an_answer_in_the_wrong_columns_is_wrong() -> None:
+    problem = HINTED.parse("47+85")
+    shifted = hinted("132", LETTERS.index(problem.question[-2]) + 1)
+    for answer, outcome in ((problem.answer, Outcome.CORRECT), (shifted, Outcome.WRONG), ("132", Outcome.WRONG)):
+        assert grade(HINTED.grader, answer, problem.answer, **HINTED.grader_options).outcome is outcome
+
+
+@given(NUMBERS, NUMBERS)
+def test_columns_lead_to_the_sum(a: int, b: int) -> None:
+    problem = HINTED.parse(f"{a}+{b}")
+    assert without_hints(HINTED.read_scratchpad(problem, HINTED.gold_scratchpad(problem))) == str(a + b)
+
+
+def test_no_primitive_adds_two_numbers() -> None:
+    """No sum follows copied digits, and a sum in place gets a carry that has nothing to do with the one before."""
+    for index in range(300):
+        text = HINTED.primitive(str(index))
+        assert "=" not in text
+        if "+" in text:
+            assert re.fullmatch(r"([a-z][0-9])+\+([a-z][0-9])+:([a-z][0-9][0-9])+", text)
+            continue
+        steps = [re.fullmatch(r"[0-9]([01])[a-z]([0-9])([0-9]):([0-9])([01])", step) for step in text.split(";")]
+        for step in steps:
+            assert step is not None
+            carry, a, b, digit, out = map(int, step.groups())
+            assert 10 * out + digit == a + b + carry
+    carries = [re.findall(r"[0-9]([01])[a-z]..:.([01])", HINTED.primitive(str(i))) for i in range(300)]
+    kept = [before[1] == after[0] for doc in carries for before, after in pairwise(doc)]
+    assert 0.45 < sum(kept) / len(kept) < 0.55
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"primitives": {"sum": 1.0}},
+            "task.primitives: got {'sum': 1.0}; expected a share of sums, sums_in_place, pairs",
+        ),
+        ({"primitives": {}}, "task.primitives: got {}; expected a share of sums, sums_in_place, pairs"),
+        ({"primitive_digits": 26}, "task.primitive_digits: got 26; expected 1 to 25"),
+        ({"digits": (26,)}, "cell 'digits=26': expected digits=N with N from 1 to 25, such as 'digits=5'"),
+    ],
+)
+def test_options_of_hints_that_cannot_be_are_refused(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        Addition(**{"digits": (1,), "spelling": "hints"} | options)
+    assert str(error.value) == line
+
+
+def test_without_hints_there_are_no_documents_of_single_steps() -> None:
+    with pytest.raises(RecipeError, match=r"only task\.spelling 'hints' shows single steps"):
+        COMPACT.primitive("x")
