@@ -109,12 +109,14 @@ def check_plan(plan: Plan) -> list[str]:
         except RecipeError as error:
             raise RecipeError(f"arms.{arm.name}.{error}") from error
     task = build_task(plan.arms[0].recipe.task)
-    for band in plan.published:
-        for cell in band.cells:
+    named = {f"published {band.label!r}": band.cells for band in plan.published}
+    named |= {} if plan.headline is None else {"headline": [plan.headline]}
+    for where, cells in named.items():
+        for cell in cells:
             try:
                 task.check_cell(cell)
             except RecipeError as error:
-                raise RecipeError(f"published {band.label!r}: {error}") from error
+                raise RecipeError(f"{where}: {error}") from error
     return lines
 
 

@@ -107,6 +107,7 @@ def summarise(plan: Plan, out: Path, *, command: str) -> dict[str, Any]:
         "machine": environment(containment(task)),
         "train_cells": list(task.cells),
         "published": [band.model_dump() for band in plan.published],
+        "headline": plan.headline,
         "arms": [_summarise_arm(arm, plan.seeds, out) for arm in plan.arms],
         "comparisons": [
             c for arm in plan.arms if arm.start_from for seed in plan.seeds for c in _compare(arm, seed, out)

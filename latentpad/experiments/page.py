@@ -140,7 +140,10 @@ class Page:
 
     @property
     def longest(self) -> Column | None:
-        """The longest cell that was trained on; the last one where the training cells are not known."""
+        """The cell of the headline: the experiment's own, else the longest trained one, else (unknown) the last."""
+        named = self.summary.get("headline")
+        if named is not None and (found := next((c for c in self.columns if c.key[2] == named), None)):
+            return found
         return next((c for c in reversed(self.columns) if c.trained is not False), None)
 
     @cached_property

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from io import StringIO
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def _render(table: Table, width: int = 150) -> str:
@@ -44,27 +47,46 @@ def run_table(evaluation: dict[str, Any]) -> str:
 
 
 def experiment_table(summary: dict[str, Any]) -> str:
-    """Arm x cell, greedy accuracy (mean over seeds), beside what each arm cost (mean over seeds)."""
+    """Arm x cell, greedy accuracy (mean over seeds), beside what each arm cost; below it where there are many cells."""
     cells = list(dict.fromkeys(c["cell"] for arm in summary["arms"] for c in arm["cells"]))
     beyond = [cell for cell in cells if cell not in summary["train_cells"]]
     caption = (
         f"Greedy accuracy on held-out problems. {', '.join(beyond)}: beyond what is trained on." if beyond else None
     )
-    table = Table(
-        title=f"{summary['experiment']}, seeds {', '.join(map(str, summary['arms'][0]['seeds']))}", caption=caption
-    )
-    table.add_column("arm")
-    for cell in cells:
-        table.add_column(cell, justify="right")
-    for name in ("scratchpad", "rollouts or examples", "tokens generated", "trained on", "seconds"):
-        table.add_column(name, justify="right")
+    title = f"{summary['experiment']}, seeds {', '.join(map(str, summary['arms'][0]['seeds']))}"
+    accuracies, costs = [], []
     for arm in summary["arms"]:
         greedy = [c for c in arm["cells"] if c["decoding"] == "greedy"]
-        accuracy = [f"{fmean(c['accuracy'] for c in greedy if c['cell'] == cell):.1%}" for cell in cells]
+        accuracies.append([fmean(c["accuracy"] for c in greedy if c["cell"] == cell) for cell in cells])
         trained = [c["scratchpad_rate"] for c in greedy if c["cell"] in summary["train_cells"]]
-        costs = [
-            f"{fmean(c[k] for c in arm['costs']):,.0f}"
-            for k in ("samples", "tokens_generated", "tokens_trained", "seconds")
-        ]
-        table.add_row(arm["arm"], *accuracy, f"{fmean(trained):.0%}", *costs)
-    return _render(table)
+        costs.append([f"{fmean(trained):.0%}", *(f"{fmean(c[k] for c in arm['costs']):,.0f}" for k in _COSTS.values())])
+    names, many = [arm["arm"] for arm in summary["arms"]], len(cells) > _MOST_CELLS
+    if not many:
+        rows = [[f"{a:.1%}" for a in row] + cost for row, cost in zip(accuracies, costs, strict=True)]
+        return _render(_arms_table(title, [*cells, "scratchpad", *_COSTS], names, rows, caption))
+    shown = [[f"{100 * a:.1f}" for a in row] for row in accuracies]
+    heads = [cell.rpartition("=")[2] for cell in cells]
+    upper = _arms_table(f"{title}: accuracy in % by {cells[0].rpartition('=')[0]}", heads, names, shown, caption)
+    return f"{_render(upper)}\n{_render(_arms_table('costs', ['scratchpad', *_COSTS], names, costs))}"
+
+
+_MOST_CELLS = 8  # beside the costs in one table
+_COSTS = {
+    "rollouts or examples": "samples",
+    "tokens generated": "tokens_generated",
+    "trained on": "tokens_trained",
+    "seconds": "seconds",
+}
+
+
+def _arms_table(
+    title: str, heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None
+) -> Table:
+    """A line an arm."""
+    table = Table(title=title, caption=caption)
+    table.add_column("arm")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for name, row in zip(names, rows, strict=True):
+        table.add_row(name, *row)
+    return table

@@ -151,6 +151,7 @@ class Plan:
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
     published: tuple[PublishedSection, ...] = ()
+    headline: str | None = None
 
 
 FROM_ARM = "<from arm>"
@@ -174,7 +175,11 @@ def load_plan(path: Path, overrides: list[str] | None = None) -> Plan:
                 raise RecipeError(f"{path}: {where}.{key}: {fix}: remove it")
     arms = [_arm(path, experiment, name) for name in experiment.arms]
     return Plan(
-        experiment.experiment, tuple(experiment.seeds), tuple(_in_order(path, arms)), tuple(experiment.published)
+        experiment.experiment,
+        tuple(experiment.seeds),
+        tuple(_in_order(path, arms)),
+        tuple(experiment.published),
+        experiment.headline,
     )
 
 

@@ -256,10 +256,14 @@ class PublishedSection(Section):
 
 
 class Experiment(Section):
-    """Arms x seeds that share one base."""
+    """Arms x seeds that share one base.
+
+    The report's first sentence speaks of the cell `headline`, unless it is given of the last trained one.
+    """
 
     experiment: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     shared: dict[str, Any]
     published: list[PublishedSection] = Field(default_factory=list)
+    headline: str | None = None
     arms: dict[str, ArmSection] = Field(min_length=1)

@@ -12,6 +12,7 @@ import pytest
 
 from latentpad.experiments.plots import ArmLines, SeedLine, mark_of, moving_mean
 from latentpad.experiments.report import split_response, visible, write_report
+from latentpad.experiments.table import experiment_table
 from latentpad.recipe.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -275,6 +276,30 @@ def test_the_headline_is_made_of_the_numbers(experiment: Path) -> None:
     sentence = "answers-only: 25.0% → 75.0% at digits=4, scratchpads in 12.5% → 12.5% of responses"
 
     assert f"{sentence}, trained on final answers alone." in Tags(write_report(experiment)).text
+
+
+def test_an_experiment_can_name_the_cell_of_its_headline(experiment: Path) -> None:
+    path = experiment / "summary.json"
+    summary = json.loads(path.read_text())
+    for named, shown in (("digits=2", "at digits=2,"), ("digits=99", "at digits=4,"), (None, "at digits=4,")):
+        path.write_text(json.dumps(summary | {"headline": named}))
+        assert shown in Tags(write_report(experiment)).text
+
+
+def test_a_table_of_many_cells_has_its_costs_below(experiment: Path) -> None:
+    summary = json.loads((experiment / "summary.json").read_text())
+    assert "costs" not in experiment_table(summary)
+    for arm in summary["arms"]:
+        few = [c for c in arm["cells"] if c["cell"] == "digits=1"]
+        arm["cells"] += [c | {"cell": f"digits={n}", "accuracy": 0.125} for n in range(7, 18) for c in few]
+    lines = experiment_table(summary).splitlines()
+    head = next(line for line in lines if "arm" in line)
+    assert head.split()[1::2] == ["arm", *map(str, range(1, 18))]
+    row = next(line for line in lines if "answers-only" in line)
+    assert row.split()[-2] == "12.5"
+    assert row.split()[3] == f"{100 * summary['arms'][3]['cells'][0]['accuracy']:.1f}"
+    assert any("rollouts or examples" in line for line in lines)
+    assert max(map(len, lines)) <= 150
 
 
 def test_a_control_is_never_said_to_learn_from_answers(experiment: Path) -> None:

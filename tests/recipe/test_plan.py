@@ -136,8 +136,8 @@ def test_an_arm_that_starts_from_another_brings_no_sizes(written: Written, exper
         (
             "sheared",
             {},
-            "sheared: unknown key 'sheared'; did you mean 'shared'? (allowed: arms, experiment, published, seeds, "
-            "shared)",
+            "sheared: unknown key 'sheared'; did you mean 'shared'? (allowed: arms, experiment, headline, published, "
+            "seeds, shared)",
         ),
     ],
 )
@@ -165,6 +165,7 @@ def test_what_others_published_stands_beside_the_arms(written: Written, experime
     plan = load_plan(written(experiment | {"published": [BAND]}))
     assert [band.model_dump() for band in plan.published] == [BAND]
     assert load_plan(written(experiment)).published == ()
+    assert load_plan(written(experiment | {"headline": "digits=1"})).headline == "digits=1"
 
 
 def test_a_published_range_that_cannot_be_is_refused(written: Written, experiment: Data) -> None:
@@ -174,3 +175,5 @@ def test_a_published_range_that_cannot_be_is_refused(written: Written, experimen
     path = written(experiment | {"published": [BAND | {"cells": ["digit=1"]}]})
     with pytest.raises(RecipeError, match="published 'others': cell 'digit=1': expected digits=N"):
         check_plan(load_plan(path))
+    with pytest.raises(RecipeError, match="headline: cell '9': expected digits=N"):
+        check_plan(load_plan(written(experiment | {"headline": "9"})))
