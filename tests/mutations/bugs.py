@@ -879,7 +879,7 @@ EVIDENCE = (
         "latentpad/tasks/addition_hints.py",
         "total = int(a) + int(b) + carry",
         "total = int(a) + int(b)",
-        ("tests/tasks/test_addition.py::TestHintedAdditionIsATask::test_a_gold_scratchpad_leads_to_the_gold_answer",),
+        ("tests/tasks/test_addition.py::test_columns_carry_worked_by_hand",),
     ),
 )
 

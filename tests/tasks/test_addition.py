@@ -18,7 +18,7 @@ from latentpad.formats import get_format
 from latentpad.recipe.errors import RecipeError
 from latentpad.tasks import SPLITS
 from latentpad.tasks.addition import Addition, gold_lines
-from latentpad.tasks.addition_hints import LETTERS, hinted, without_hints
+from latentpad.tasks.addition_hints import LETTERS, columns, hinted, without_hints
 from latentpad.types import Problem
 from reward import Outcome, grade
 from tests.tasks.contract import TaskContract
@@ -323,6 +323,12 @@ def test_an_answer_in_the_wrong_columns_is_wrong() -> None:
 def test_columns_lead_to_the_sum(a: int, b: int) -> None:
     problem = HINTED.parse(f"{a}+{b}")
     assert without_hints(HINTED.read_scratchpad(problem, HINTED.gold_scratchpad(problem))) == str(a + b)
+
+
+def test_columns_carry_worked_by_hand() -> None:
+    # 7 + 5 = 12, 4 + 8 + 1 = 13
+    assert columns("47", "85", LETTERS.index("y")) == ["y75:21", "z48:31"]
+    assert columns("999", "1", LETTERS.index("y")) == ["y91:01", "z90:01", "a90:01"]
 
 
 def test_no_primitive_adds_two_numbers() -> None:
