@@ -50,7 +50,9 @@ def shrunk(path: Path) -> list[str]:
         if "pass_at" in arm.get("evaluation", {}):
             overrides += [f"{where}evaluation.pass_at=2", f"{where}evaluation.pass_problems=1"]
         if "pretrain" in arm:
-            overrides += [f"{where}pretrain.documents_per_step=4", *_small_model(f"{where}model.scratch", arm)]
+            overrides.append(f"{where}pretrain.documents_per_step=4")
+        if "scratch" in arm.get("model", {}):
+            overrides += _small_model(f"{where}model.scratch", arm)
         if "supervised" in arm:
             overrides.append(f"{where}supervised.examples_per_step=4")
         if arm.get("algorithm", {}).get("name") == "ppo":
