@@ -194,7 +194,7 @@ def test_a_full_check_is_of_one_rl_run(written: Written, recipe_data: Data, caps
         ("method=sft", "method: got 'sft'; allowed: 'pretrain', 'supervised' or 'rl'"),
         ("supervised={target: answer}", "supervised.examples_per_step: missing: this key is required"),
         ("format=compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, lines, nye)"),
-        ("task.spelling=nya", "task.spelling: got 'nya'; did you mean 'nye'? allowed: 'compact' or 'nye'"),
+        ("task.spelling=nya", "task.spelling: got 'nya'; did you mean 'nye'? allowed: 'compact', 'nye' or 'hints'"),
         ("task.digits=[1, x]", "task.digits.1: got 'x'; input should be a valid integer"),
         ("rl.group_size=3", "rollout.chunk_size: got 8; expected a multiple of rl.group_size (3)"),
         (

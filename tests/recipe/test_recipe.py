@@ -222,7 +222,7 @@ def test_pretraining_takes_no_adapter(written: Written, recipe_data: Data) -> No
         ({"name": "addition", "digits": [0]}, "task.digits: got [0]; expected different lengths from 1 up"),
         (
             {"name": "addition", "digits": [1], "spelling": "nya"},
-            "task.spelling: got 'nya'; did you mean 'nye'? allowed: 'compact' or 'nye'",
+            "task.spelling: got 'nya'; did you mean 'nye'? allowed: 'compact', 'nye' or 'hints'",
         ),
         ({"name": "os:path"}, "task.name: got 'os:path'; expected the path of a dataclass"),
         (
