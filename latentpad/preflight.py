@@ -146,6 +146,10 @@ def _check_rl(recipe: Recipe, task: Task) -> None:
             f"algorithm.overlong_buffer: got {built.needs.overlong_buffer}; expected less than "
             f"rollout.max_new_tokens ({limit})"
         )
+    if section.signal == "vote" and built.needs.sampling_rounds > 1:
+        raise RecipeError(
+            "rl.signal: 'vote' does without the grader, and algorithm.sampling_rounds picks groups by it: set it to 1"
+        )
     if isinstance(built, CriticAlgorithm) and built.critic.pretraining_steps >= steps:
         raise RecipeError(
             f"algorithm.critic.pretraining_steps: got {built.critic.pretraining_steps}; expected fewer than "

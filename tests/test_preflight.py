@@ -21,6 +21,7 @@ from latentpad.tasks.addition import Addition
 from latentpad.tasks.python_programs import PythonPrograms
 from reward import Outcome, Reward
 from reward.sandbox import SandboxUnavailable
+from tests import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,3 +336,11 @@ def test_what_has_no_gold_scratchpads_cannot_teach_them(
     del recipe_data["rl"], recipe_data["algorithm"]
     recipe_data |= {"method": method, method: section}
     assert refused(recipe_data).startswith("task AnswersOnly has no gold scratchpads to teach")
+
+
+def test_a_vote_takes_no_algorithm_that_picks_groups_by_the_grader(tmp_path: Path) -> None:
+    tiny.policy().save(tmp_path)
+    rl = {"signal": "vote"}
+    recipe = tiny.recipe("rl", rl=rl, model={"path": str(tmp_path)}, algorithm={"name": "dapo", "sampling_rounds": 2})
+    with pytest.raises(RecipeError, match=r"rl\.signal: 'vote' does without the grader"):
+        check_recipe(recipe)

@@ -61,7 +61,8 @@ class RLSection(Section):
 
     `signal` is what the advantages are made of: each rollout's own `answer`, or as controls the same rewards dealt out
     at `random` among the rollouts of the step (same rate, no information), or a `vote` (an answer is right if it is the
-    one that its group gave most often: self-training without verification; a ladder then climbs by votes too). With
+    one that its group gave most often: self-training without verification; a ladder then climbs by votes too, but
+    alarms, and what they do, go by the graded reward: let `health.action` be `warn` for a control without it). With
     `half_length` N a right answer after a scratchpad of n tokens earns N / (N + n): Nye et al. (2021) suggest to reward
     inversely to the scratchpad's length.
     """
