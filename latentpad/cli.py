@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from latentpad import __version__
-from latentpad.recipe.errors import Diverged, MachineError, RecipeError, Stopped, nearest
+from latentpad.arguments import parse
+from latentpad.launch import refuse_several, visible_rank
+from latentpad.recipe.errors import Diverged, MachineError, RecipeError, Stopped
 from reward import BadOptions, GoldAnswerError, MissingPackage
 from reward.sandbox import SandboxUnavailable
 
@@ -25,69 +27,6 @@ DONE, BUG, BAD_INPUT, CANNOT, STOPPED = 0, 1, 2, 3, 130
 def say(line: str) -> None:
     """A line for the user."""
     print(line, flush=True)  # noqa: T201
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, with the nearest verb."""
-
-    def error(self, message: str) -> NoReturn:
-        verbs = list(_VERBS)
-        wrong = message.split("invalid choice: '")[-1].split("'")[0] if "invalid choice" in message else ""
-        raise RecipeError(f"{message}; {nearest(wrong, verbs) if wrong else ''}see 'latentpad --help'")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="latentpad",
-        description="Teach a language model to think on a scratchpad from final answers alone.",
-        epilog="Exit codes: 0 done, 2 bad input or training that diverged, 3 the machine cannot, 130 stopped by you "
-        "(checkpoint left), 1 a bug.",
-    )
-    parser.add_argument("--version", action="version", version=f"latentpad {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name: str, text: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-
-    def recipe_arguments(sub: argparse.ArgumentParser, what: str) -> None:
-        sub.add_argument("recipe", type=Path, metavar=what, help="YAML file")
-        sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key, such as training.steps=10")
-
-    sub = verb("check", "find what is wrong with a recipe or an experiment, without running it")
-    recipe_arguments(sub, "RECIPE")
-    sub.add_argument("--full", action="store_true", help="prove on the real model that an RL run would be right")
-    sub = verb("train", "train one recipe, then evaluate it; goes on where it was if it was cut off")
-    recipe_arguments(sub, "RECIPE")
-    sub.add_argument("--out", type=Path, help="run folder (default: runs/NAME)")
-    sub = verb("eval", "evaluate the newest checkpoint of a run on held-out problems")
-    sub.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key, such as evaluation.problems=2000")
-    sub = verb("ablate", "run the arms x seeds of an experiment, re-use what is done, and write the report")
-    recipe_arguments(sub, "EXPERIMENT")
-    sub.add_argument("--out", type=Path, help="experiment folder (default: runs/EXPERIMENT)")
-    sub = verb("report", "write report/index.html for an experiment or a run")
-    sub.add_argument("folder", type=Path, metavar="FOLDER", help="experiment or run folder")
-    sub = verb("sample", "show what a run's policy writes for a problem; asks for problems if none is given")
-    sub.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    sub.add_argument("problem", nargs="?", metavar="PROBLEM", help="such as '47+85'")
-    sub.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding (default)")
-    sub.add_argument("--count", type=int, default=1, help="how many responses")
-    verb("doctor", "say what this machine has, what it lacks, and what to do about it")
-    return parser
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Overrides may stand before or after options, and a problem may begin with a minus; argparse allows neither."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(arguments)
-    if args.verb == "sample" and args.problem is None and len(rest) == 1 and not rest[0].startswith("--"):
-        args.problem, rest = rest[0], []
-    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
-    if rest and (overrides != rest or not hasattr(args, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.overrides += overrides
-    return args
 
 
 def _out_folder(out: Path | None, name: str) -> Path:
@@ -119,9 +58,15 @@ def _check(args: argparse.Namespace) -> int:
     loaded, lines = _checked(args.recipe, args.overrides)
     for line in lines:
         say(f"ok  {line}")
+    from latentpad.recipe.load import Plan
+
+    if not isinstance(loaded, Plan):  # the arms of an experiment may start from models that are not there yet
+        from latentpad.experiments.fit import check_memory
+
+        enough, line = check_memory(loaded)
+        say(f"{'ok  ' if enough else '-   '}{line}")
     if args.full:
         from latentpad.experiments.run import prove_recipe
-        from latentpad.recipe.load import Plan
 
         if isinstance(loaded, Plan):
             raise RecipeError(f"{args.recipe}: --full needs a model on disk: give the recipe.yaml of one of its runs")
@@ -139,9 +84,11 @@ def _train(args: argparse.Namespace) -> int:
         raise RecipeError(f"{args.recipe}: this is an experiment: run it with 'latentpad ablate {args.recipe}'")
     folder = _out_folder(args.out, recipe.name)
     from latentpad.experiments.run import run_recipe
+    from latentpad.launch import read_launch
 
-    run_recipe(recipe, folder)
-    _show_run(folder)
+    run_recipe(recipe, folder, launch=read_launch(os.environ, args.deepspeed), say=say)
+    if visible_rank() == 0:
+        _show_run(folder)
     return DONE
 
 
@@ -230,12 +177,29 @@ def _sample(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _doctor(_: argparse.Namespace) -> int:
-    from latentpad.doctor import examine
+def _export(args: argparse.Namespace) -> int:
+    from latentpad.experiments.export import export_adapter, export_model
 
-    lines = examine()
-    for there, line in lines:
-        say(f"{'ok  ' if there else '-   '}{line}")
+    exported = (export_adapter if args.adapter else export_model)(args.run, args.to, step=args.step)
+    say(exported.line())
+    return DONE
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from latentpad.doctor import examine
+    from latentpad.doctor.builds import clear_locks, extensions_folder, prebuild
+
+    def show(lines: list[tuple[bool, str]]) -> bool:
+        for good, line in lines:
+            say(f"{'ok  ' if good else '-   '}{line}")
+        return all(good for good, _ in lines)
+
+    if args.clear_locks:
+        show(clear_locks(extensions_folder()))
+    if args.prebuild:
+        return DONE if show(prebuild(extensions_folder())) else CANNOT
+    if not args.clear_locks:
+        show(examine())
     return DONE
 
 
@@ -253,6 +217,7 @@ _VERBS = {
     "ablate": _ablate,
     "report": _report,
     "sample": _sample,
+    "export": _export,
     "doctor": _doctor,
 }
 
@@ -262,7 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        args = _parse(arguments)
+        args = parse(arguments)
+        if args.verb != "train":
+            refuse_several(os.environ, args.verb)
         return _VERBS[args.verb](args)
     except (RecipeError, GoldAnswerError, BadOptions, Diverged) as error:
         return _fail(str(error), BAD_INPUT)
@@ -275,5 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(line: str, code: int) -> int:
-    print(f"latentpad: {' '.join(line.split())}", file=sys.stderr)  # noqa: T201
+    who = ""
+    if (rank := visible_rank()) > 0:
+        # What is wrong for all is said by rank 0, and its launcher then ends the others while they wait here.
+        time.sleep(3)
+        who = f"rank {rank}: "
+    print(f"latentpad: {who}{' '.join(line.split())}", file=sys.stderr, flush=True)  # noqa: T201
     return code

@@ -16,8 +16,6 @@ from reward import CLOSE_TAG, OPEN_TAG, Outcome, Reward, grade
 from reward.sandbox import Run, Settings, Status, configure, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from latentpad.formats import Format
     from latentpad.recipe.load import Plan
     from latentpad.recipe.schema import ModelSection, Recipe
@@ -74,29 +72,22 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
     return lines
 
 
-def refuse_launchers(environment: Mapping[str, str]) -> None:
-    """Several processes or DeepSpeed asked for by a launcher would be ignored in silence: refuse them by name.
-
-    Raises:
-        MachineError: `WORLD_SIZE` or accelerate's DeepSpeed switch is set.
-    """
-    world = environment.get("WORLD_SIZE", "1")
-    if world not in ("", "1"):
-        raise MachineError(
-            f"WORLD_SIZE={world} asks for several processes; this version trains in one: run 'latentpad train'"
-        )
-    if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise MachineError("the launcher asks for DeepSpeed; this version does not use it: run 'latentpad train'")
-
-
-def refuse_missing_packages(recipe: Recipe) -> None:
+def refuse_missing_packages(recipe: Recipe, *, deepspeed: bool = False) -> None:
     """What the recipe needs beyond the core must be installed, told before any work is done.
 
     Raises:
-        MachineError: TRL or datasets is not installed, and the method is supervised.
+        MachineError: TRL or datasets is not installed, and the method is supervised; or bitsandbytes is not, and the
+            recipe quantises the model or its optimizer's state; or DeepSpeed is not, and the launch asks for it.
     """
+    if deepspeed and find_spec("deepspeed") is None:
+        raise MachineError("the launch asks for DeepSpeed, which is not installed: pip install 'latentpad[deepspeed]'")
     if recipe.method == "supervised" and not all(find_spec(name) for name in ("trl", "datasets")):
         raise MachineError("method 'supervised' needs TRL: pip install 'latentpad[trl]'")
+    if find_spec("bitsandbytes") is None:
+        named = {"model.quantisation": recipe.model.quantisation, "training.optimizer": recipe.training.optimizer}
+        for key, value in named.items():
+            if value not in (None, "adamw"):
+                raise MachineError(f"{key} {value!r} needs bitsandbytes: pip install 'latentpad[bitsandbytes]'")
 
 
 def check_plan(plan: Plan) -> list[str]:

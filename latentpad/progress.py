@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -49,9 +50,23 @@ class _Plain:
             self._line(note)
 
 
+class _Silent:
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
 @contextmanager
 def stage(title: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """Show a stage of `total` units, `done` of them done before this start, for the time of the `with` block."""
+    """Show a stage of `total` units, `done` of them done before this start, for the time of the `with` block.
+
+    Of several processes only the first shows it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield _Silent()
+        return
     if not sys.stderr.isatty():
         yield _Plain(title, total, done)
         return

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Written = Callable[..., Path]
     Data = dict[str, Any]
 
-VERBS = ["check", "train", "eval", "ablate", "report", "sample", "doctor"]
+VERBS = ["check", "train", "eval", "ablate", "report", "sample", "export", "doctor"]
 HEAVY = ("torch", "transformers", "trl", "peft", "ray", "matplotlib", "scipy")
 # Runs each line of arguments in one process; prints its exit code and what heavy modules are loaded by then.
 BATCH = f"""
@@ -87,21 +87,26 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"latentpad {__version__}\n"
 
 
-def test_help_check_and_refusals_load_nothing_heavy(written: Written, recipe_data: Data, tmp_path: Path) -> None:
+def test_help_and_refusals_load_nothing_heavy(written: Written, recipe_data: Data, tmp_path: Path) -> None:
     good = str(written(recipe_data))
     plan = str(
         written({"experiment": "e", "seeds": [0], "shared": shared(recipe_data), "arms": {"a": {}}}, "plan.yaml")
     )
     lines = [["--help"], *([verb, "--help"] for verb in VERBS)]
-    lines += [["check", good], ["check", plan], ["check", good, "training.steps=x"]]
+    lines += [["check", plan], ["check", good, "training.steps=x"]]
     lines += [["train", good, "training.stepz=1"], ["train", good, "rollout.max_new_tokens=9"], ["train", plan]]
     lines += [["ablate", plan, "shared.rl.group_size=3"], ["ablate", plan, "arms.a.formt=x"], ["ablate", good]]
     lines += [["eval", str(tmp_path)], ["sample", str(tmp_path), "1+1"], ["sample", str(tmp_path), "--count", "0"]]
     lines += [["train", good, "--out", good], ["ablate", plan, "--out", good]]
+    lines += [["export", str(tmp_path), "--to", good], ["export", str(tmp_path), "--to", "new", "--adapter"]]
     results = in_a_new_process(lines)
-    assert len(results) == len(lines) == 22
-    assert [code for code, _ in results] == [0] * 10 + [2] * 12
-    assert [heavy for _, heavy in results] == [[]] * 22
+    assert len(results) == len(lines) == 24
+    assert [code for code, _ in results] == [0] * 10 + [2] * 14
+    assert [heavy for _, heavy in results] == [[]] * 24
+    # what a recipe will take is told from its model's config, by the library that knows it
+    [(code, heavy)] = in_a_new_process([["check", good]])
+    assert code == 0
+    assert {"torch", "transformers"} <= set(heavy) <= {"torch", "transformers", "scipy"}
 
 
 def test_check_says_what_is_good(written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +115,8 @@ def test_check_says_what_is_good(written: Written, recipe_data: Data, capsys: py
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "ok  gold answers grade CORRECT, and a changed one does not"
     assert lines[-1] == f"{path}: good (recipe 'small')"
-    assert len(lines) == 5
+    assert lines[-2].startswith("ok  memory: about ")
+    assert len(lines) == 6
 
 
 def test_check_takes_an_experiment(written: Written, recipe_data: Data, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,19 +141,20 @@ def test_a_full_check_proves_the_loop_and_leaves_nothing(
     assert err == ""
     assert lines[-1] == f"{path}: good (recipe 'small')"
     assert all(line.startswith("ok  ") for line in lines[:-1])
-    # 4 that need no model, 5 of every start (KL is one), 3 that are only asked for
-    assert [line.split(":")[0].split(",")[0] for line in lines[4:-1]] == [
+    # 4 that need no model, the memory, 5 of every start (KL is one), 3 that are only asked for
+    assert lines[4].startswith("ok  memory: about ")
+    assert [line.split(":")[0].split(",")[0] for line in lines[5:-1]] == [
         "ok  ratio is 1",
         "ok  the stop token is in the loss",
-        lines[6],
+        lines[7],
         "ok  the engine follows the trained weights",
         "ok  a small step makes rewarded responses likelier than the others",
         "ok  the gradient does not depend on the split into micro-batches",
         "ok  a worst-case micro-batch",
-        lines[11].split(":")[0].split(",")[0],
+        lines[12].split(":")[0].split(",")[0],
     ]
-    assert lines[6].startswith("ok  KL to reference 'base' is ")
-    assert lines[11].startswith("ok  a step takes about ")
+    assert lines[7].startswith("ok  KL to reference 'base' is ")
+    assert lines[12].startswith("ok  a step takes about ")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -291,9 +298,9 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused(
     assert refused(capsys, "train", path, "--out", path) == f"--out {path}: is a file; expected a folder"
 
 
-@pytest.mark.parametrize("verb", ["eval", "sample"])
+@pytest.mark.parametrize("verb", ["eval", "sample", "export"])
 def test_a_folder_that_is_no_run_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str) -> None:
-    assert refused(capsys, verb, tmp_path) == (
+    assert refused(capsys, verb, tmp_path, *(["--to", tmp_path / "new"] if verb == "export" else [])) == (
         f"{tmp_path}: not a run folder (no recipe.yaml); give a folder such as runs/demo/answers-only/seed-0"
     )
 

@@ -17,6 +17,7 @@ FLOORS = {
     "latentpad": 0,  # `__version__` alone
     "latentpad.types": 1,
     "latentpad.recipe": 1,
+    "latentpad.launch": 1,
     "latentpad.seeding": 1,
     "latentpad.progress": 1,
     "latentpad.tasks": 2,
@@ -29,6 +30,7 @@ FLOORS = {
     "latentpad.preflight": 5,
     "latentpad.doctor": 5,
     "latentpad.experiments": 6,
+    "latentpad.arguments": 6,
     "latentpad.cli": 7,
     "latentpad.__main__": 8,
 }

@@ -15,6 +15,7 @@ from latentpad.rollout import Request, Sampling
 from latentpad.seeding import seed_of
 from latentpad.training.episodes import grade_rollouts, make_prompt, shown_answer
 from latentpad.training.run_folder import write_json
+from latentpad.training.world import ALONE
 from reward import Outcome, writes_scratchpad
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from latentpad.recipe.schema import Recipe
     from latentpad.rollout.local import LocalEngine
     from latentpad.tasks import Task
+    from latentpad.training.world import World
     from latentpad.types import Episode, Problem
 
 DECODINGS = {"greedy": 0.0, "temperature=1": 1.0}
@@ -115,28 +117,32 @@ def evaluated_cells(task: Task, recipe: Recipe) -> tuple[str, ...]:
 
 
 def evaluate(
-    recipe: Recipe, policy: Policy, engine: LocalEngine, task: Task, text_format: Format
+    recipe: Recipe, policy: Policy, engine: LocalEngine, task: Task, text_format: Format, world: World = ALONE
 ) -> tuple[list[Cell], list[dict[str, Any]]]:
-    """Every cell with every decoding. The same problems and seeds for every policy, so that arms can be paired."""
+    """Every cell with every decoding. The same problems and seeds for every policy, so that arms can be paired.
+
+    Several processes share the cells out, and each is given all results.
+    """
     asked = recipe.evaluation
     problems = {cell: task.distinct(asked.split, cell, asked.problems) for cell in evaluated_cells(task, recipe)}
     tries = {cell: held_out[: asked.pass_problems or 0] for cell, held_out in problems.items()}
     responses = len(DECODINGS) * sum(map(len, problems.values())) + (asked.pass_at or 0) * sum(map(len, tries.values()))
-    cells, records = [], []
     with stage(f"{recipe.name} seed {recipe.seed}: evaluate", responses) as bar:
         measure = _Measure(recipe, policy, engine, task, text_format, bar.advance)
-        for decoding, temperature in DECODINGS.items():
-            for cell, held_out in problems.items():
-                episodes = measure.respond(held_out, temperature)
-                cells.append(summarise(episodes, cell, decoding))
-                records += [record(task, episode, cell, decoding) for episode in episodes]
-        if (k := asked.pass_at) is not None:
-            for cell, held_out in tries.items():
-                episodes = measure.respond([problem for problem in held_out for _ in range(k)], 1.0)
-                best = [right_or_first(episodes[i : i + k]) for i in range(0, len(episodes), k)]
-                cells.append(summarise(best, cell, f"pass@{k}"))
-                records += [record(task, episode, cell, f"pass@{k}") for episode in best]
-    return cells, records
+
+        def found(part: tuple[str, str]) -> tuple[Cell, list[dict[str, Any]]]:
+            decoding, cell = part
+            if decoding in DECODINGS:
+                episodes = measure.respond(problems[cell], DECODINGS[decoding])
+            else:
+                assert (k := asked.pass_at) is not None
+                tried = measure.respond([problem for problem in tries[cell] for _ in range(k)], 1.0)
+                episodes = [right_or_first(tried[i : i + k]) for i in range(0, len(tried), k)]
+            return summarise(episodes, cell, decoding), [record(task, e, cell, decoding) for e in episodes]
+
+        decodings = [*DECODINGS, *([] if asked.pass_at is None else [f"pass@{asked.pass_at}"])]
+        results = world.spread([(decoding, cell) for decoding in decodings for cell in problems], found)
+    return [cell for cell, _ in results], [line for _, lines in results for line in lines]
 
 
 def right_or_first(episodes: Sequence[Episode]) -> Episode:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from latentpad.formats import get_format
-from latentpad.preflight import check_recipe, containment, refuse_launchers, refuse_missing_packages
+from latentpad.launch import Launch, refuse_unlike
+from latentpad.preflight import check_recipe, containment, refuse_missing_packages
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import content_key, load_recipe
 from latentpad.tasks import build_task
 from latentpad.training.checkpoint import newest_checkpoint, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
+    from latentpad.training.run_folder import RunFolder
+    from latentpad.training.strategy import Strategy
+    from latentpad.training.world import World
 
 DONE = "done.json"
 
@@ -31,35 +35,69 @@ def is_done(folder: Path, key: str) -> bool:
     return file.is_file() and bool(json.loads(file.read_text())["key"] == key)
 
 
-def run_recipe(recipe: Recipe, folder: Path, *, parent_key: str = "") -> None:
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    parent_key: str = "",
+    launch: Launch | None = None,
+    say: Callable[[str], None] | None = None,
+) -> None:
     """Train and evaluate; goes on where an earlier start was cut off, and returns at once if nothing is left to do.
 
     Args:
         recipe: complete, `model.path` a folder.
-        folder: the run folder.
+        folder: the run folder; where there are several machines, one that all of them see.
         parent_key: content key of what the run starts from, where that is another run.
+        launch: how this process was started, one of several or not; alone if not given.
+        say: takes what is in effect, a line each.
 
     Raises:
         RecipeError: bad recipe, or the folder holds another run.
-        MachineError: a package or device is missing, or a launcher asks for what would be ignored.
+        MachineError: a package or device is missing, or the launcher asks for what would not be in effect.
         Stopped: the user asked to stop; a checkpoint was left.
     """
-    refuse_launchers(os.environ)
-    refuse_missing_packages(recipe)
+    launch = launch or Launch()
+    refuse_unlike(recipe, launch)
+    refuse_missing_packages(recipe, deepspeed=launch.deepspeed is not None)
     check_recipe(recipe)
     key = content_key(recipe, parent_key)
-    if is_done(folder, key):
-        return
+    from latentpad.training.strategy import Strategy
+    from latentpad.training.world import joined
+
+    with joined(launch) as world:
+        if world.from_leader(is_done(folder, key)):
+            return
+        _run(recipe, folder, key, Strategy.of(launch, recipe, world), launch, say if world.leads else None)
+
+
+def _run(
+    recipe: Recipe, folder: Path, key: str, strategy: Strategy, launch: Launch, say: Callable[[str], None] | None
+) -> None:
     from latentpad.evaluation.evaluate import write_evaluation
     from latentpad.training.run_folder import RunFolder, locked, write_json
 
-    with locked(folder):
-        run = RunFolder(folder, recipe, key, sandbox=containment(build_task(recipe.task)))
-        _train(recipe, run, _starting_policy(recipe))
+    world, sandbox = strategy.world, containment(build_task(recipe.task))
+    with locked(folder) if world.leads else nullcontext():
+        run = RunFolder(folder, recipe, key, sandbox=sandbox) if world.leads else None
+        world.barrier()
+        run = run or RunFolder(folder, recipe, key, writes=False)
+        _all_see(run, world)
+        _train(recipe, run, _starting_policy(recipe), strategy, launch, say or (lambda _: None))
         run.close()
-        step, cells, records = evaluate_run(folder, recipe)
-        write_evaluation(folder, step, f"{recipe.name}/seed-{recipe.seed}", cells, records)
-        write_json(folder / DONE, {"key": key, "step": step, "counters": last_counters(folder)})
+        step, cells, records = evaluate_run(folder, recipe, world)
+        if world.leads:
+            write_evaluation(folder, step, f"{recipe.name}/seed-{recipe.seed}", cells, records)
+            write_json(folder / DONE, {"key": key, "step": step, "counters": last_counters(folder)})
+        world.barrier()
+
+
+def _all_see(run: RunFolder, world: World) -> None:
+    """All processes must look at one and the same folder."""
+    marker = run.path / "key.txt"
+    seen = (marker.read_text() if marker.is_file() else "", None if run.resume is None else run.resume[0])
+    if not world.same(seen):
+        raise RecipeError(f"{run.path}: the processes see different files there: use an --out that all machines share")
 
 
 def prove_recipe(recipe: Recipe) -> Iterator[str]:
@@ -94,24 +132,48 @@ def last_counters(folder: Path) -> dict[str, float]:
 
 
 def _starting_policy(recipe: Recipe) -> Policy:
+    from latentpad.models.activations import checkpoint_activations
     from latentpad.models.policy import load_policy, new_policy
 
+    precision = recipe.training.precision
     if recipe.model.scratch is not None:
         alphabet = build_task(recipe.task).alphabet + get_format(recipe.format).alphabet
-        return new_policy(recipe.model.scratch, alphabet, seed=recipe.seed)
-    return load_policy(Path(recipe.model.path or ""), lora=recipe.model.lora, seed=recipe.seed)
+        policy = new_policy(recipe.model.scratch, alphabet, seed=recipe.seed)
+    else:
+        model = recipe.model
+        policy = load_policy(
+            Path(model.path or ""),
+            lora=model.lora,
+            seed=recipe.seed,
+            quantisation=model.quantisation,
+            precision=precision,
+        )
+    if recipe.training.activation_checkpointing:
+        checkpoint_activations(policy.model)
+    return replace(policy, precision=precision)
 
 
-def _train(recipe: Recipe, run: Any, policy: Policy) -> None:
+def _train(
+    recipe: Recipe, run: RunFolder, policy: Policy, strategy: Strategy, launch: Launch, say: Callable[[str], None]
+) -> None:
+    from latentpad.training.effect import in_effect
+
     task, text_format = build_task(recipe.task), get_format(recipe.format)
+
+    def note(found: list[str]) -> None:
+        lines = in_effect(recipe, policy, strategy, launch) + found
+        run.note_effect(lines)
+        for line in lines:
+            say(f"in effect: {line}")
+
     if recipe.method == "pretrain":
         from latentpad.training.pretrain import pretrain
 
-        pretrain(recipe, run, policy, task, text_format)
+        pretrain(recipe, run, policy, task, text_format, strategy, note)
     elif recipe.method == "supervised":
         from latentpad.training.supervised import train_supervised
 
-        train_supervised(recipe, run, policy, task, text_format)
+        train_supervised(recipe, run, policy, task, text_format, strategy, note)
     else:
         from latentpad.algorithms import build_algorithm
         from latentpad.rollout.local import LocalEngine
@@ -121,21 +183,25 @@ def _train(recipe: Recipe, run: Any, policy: Policy) -> None:
         assert recipe.algorithm is not None
         engine = LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
         algorithm = build_algorithm(recipe.algorithm)
-        trainer = RLTrainer(recipe, run, policy, engine, task, text_format, algorithm)
+        trainer = RLTrainer(recipe, run, policy, engine, task, text_format, algorithm, strategy)
         run.note_proofs(prove_start(trainer))
+        note(trainer.engage())
         trainer.train()
 
 
-def evaluate_run(folder: Path, recipe: Recipe) -> tuple[int, list[Any], list[dict[str, Any]]]:
+def evaluate_run(
+    folder: Path, recipe: Recipe, world: World | None = None
+) -> tuple[int, list[Any], list[dict[str, Any]]]:
     """Evaluate the newest checkpoint of a run, loaded from disk as anyone would: step, cells, records."""
     from latentpad.evaluation.evaluate import evaluate
     from latentpad.rollout.local import LocalEngine
+    from latentpad.training.world import ALONE
 
     opened = open_run(folder, recipe)
     policy = opened.policy()
     engine = LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
     task, text_format = build_task(recipe.task), get_format(recipe.format)
-    return opened.step, *evaluate(recipe, policy, engine, task, text_format)
+    return opened.step, *evaluate(recipe, policy, engine, task, text_format, world or ALONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +213,12 @@ class OpenedRun:
     checkpoint: Path
 
     def policy(self) -> Policy:
-        """The policy of the newest checkpoint, an adapter merged into its base."""
-        from latentpad.models.policy import load_policy
+        """The policy of the newest checkpoint, over weights held as they were in training."""
+        from latentpad.models.policy import trained_policy
 
-        return load_policy(self.checkpoint)
+        quantisation, precision = self.recipe.model.quantisation, self.recipe.training.precision
+        policy = trained_policy(self.checkpoint, quantisation=quantisation, precision=precision)
+        return replace(policy, precision=precision)
 
 
 def open_run(folder: Path, recipe: Recipe | None = None) -> OpenedRun:

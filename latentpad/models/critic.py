@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latentpad.models.policy import with_lora
+from latentpad.models.quiet import quiet_libraries
+from latentpad.recipe.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +49,26 @@ def critic_trunk(policy: Policy, *, lora: LoraSection | None, seed: int) -> Any:
         policy: before its first step of training; its adapter, which does nothing yet, is left out.
         lora: train only a new adapter.
         seed: of that adapter.
+
+    Raises:
+        RecipeError: all of it, but the policy's weights are quantised.
     """
+    if lora is None and policy.quantised:
+        raise RecipeError(
+            "algorithm.critic.lora_rank: weights in 4 bits cannot be trained: with model.quantisation a critic of kind "
+            "'model' needs a rank"
+        )
     trunk = deepcopy(policy.model)
     if policy.uses_lora:
         trunk = trunk.unload()
+    if lora is not None:
+        with quiet_libraries():
+            return with_lora(trunk, lora, seed)
     trunk.requires_grad_(True)
+    for parameter in trunk.parameters():
+        if parameter.dtype == torch.bfloat16:  # held so while it was frozen
+            parameter.data = parameter.data.float()
     head = trunk.get_output_embeddings()
     if head is not None and head.weight is not trunk.get_input_embeddings().weight:
         head.requires_grad_(False)  # a critic predicts no tokens
-    return trunk if lora is None else with_lora(trunk, lora, seed)
+    return trunk

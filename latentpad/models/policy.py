@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latentpad.models.quantised import frozen_dtype, load_quantised, quantisation_state, quantise
 from latentpad.models.quiet import quiet_libraries
 from latentpad.models.tokenizer import character_tokenizer, fast_tokenizer, stop_token_ids
 from latentpad.recipe.errors import RecipeError
@@ -17,6 +19,8 @@ from latentpad.seeding import seed_of
 from reward import CLOSE_TAG, OPEN_TAG
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from latentpad.recipe.schema import LoraSection, ScratchSection
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -31,17 +35,28 @@ class Policy:
         tokenizer: an ordinary fast tokenizer.
         stop_ids: every token that ends a response.
         device: where the model is.
+        precision: of its forward passes, float32 unless `bf16`.
     """
 
     model: Any
     tokenizer: Any
     stop_ids: tuple[int, ...]
     device: str
+    precision: str | None = None
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """Within the block forward passes are computed in the policy's precision; sampler and learner both ask."""
+        return torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     @property
     def uses_lora(self) -> bool:
         """Whether only an adapter is trained."""
         return hasattr(self.model, "peft_config")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the weights that are not trained are held in 4 bits."""
+        return bool(getattr(self.model, "is_loaded_in_4bit", False))
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that are trained, by name."""
@@ -56,12 +71,15 @@ class Policy:
         return digest.hexdigest()
 
     def base_hash(self) -> str:
-        """SHA-256 of the weights that are not trained, to the bit: what an adapter stands on."""
+        """SHA-256 of the weights that are not trained, to the bit: what an adapter stands on, scales included."""
         digest = hashlib.sha256()
         for name, parameter in sorted(self.model.named_parameters()):
             if not parameter.requires_grad:
                 digest.update(name.encode())
                 digest.update(_bytes_of(parameter))
+                for part, tensor in sorted(quantisation_state(parameter).items()):
+                    digest.update(part.encode())
+                    digest.update(_bytes_of(tensor))
         return digest.hexdigest()
 
     @cached_property
@@ -86,9 +104,9 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-def _bytes_of(parameter: torch.nn.Parameter) -> bytes:
+def _bytes_of(tensor: torch.Tensor) -> bytes:
     """Of any dtype: numpy knows no bfloat16."""
-    return parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def default_device() -> str:
@@ -138,25 +156,72 @@ def _positional(sizes: ScratchSection) -> dict[str, Any]:
     return {"no_rope_layers": [int(layer not in bare) for layer in range(sizes.layers)], "tie_word_embeddings": False}
 
 
-def load_policy(path: Path, *, lora: LoraSection | None = None, seed: int = 0) -> Policy:
+def load_policy(
+    path: Path,
+    *,
+    lora: LoraSection | None = None,
+    seed: int = 0,
+    quantisation: str | None = None,
+    precision: str | None = None,
+) -> Policy:
     """A policy from a checkpoint in the transformers format, or from a peft adapter (merged into a copy of its base).
+
+    Merging is done in float32, whatever the adapter was trained over: only then are weights quantised or rounded.
 
     Args:
         path: folder with a model or an adapter, and a fast tokenizer.
         lora: wrap the model in a new adapter and train only that.
         seed: of the new adapter's weights.
+        quantisation: with `lora`: hold the weights under the adapter in 4 bits (`nf4`).
+        precision: with `lora`: hold what else is under the adapter in bfloat16 (`bf16`). What is trained is float32.
 
     Raises:
-        RecipeError: there is no readable checkpoint.
+        RecipeError: there is no readable checkpoint, or it cannot be quantised.
+        MachineError: bitsandbytes is not installed, and the weights are to be quantised.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     with quiet_libraries():
-        model = _load_merged(path, AutoModelForCausalLM)
-        _switch_off_dropout(model)
+        if lora is None:
+            model = _load_merged(path, AutoModelForCausalLM)
+        else:
+            model = with_lora(_load_frozen(path, AutoModelForCausalLM, quantisation, precision), lora, seed)
+    return _with_tokenizer(path, model)
+
+
+def trained_policy(checkpoint: Path, *, quantisation: str | None = None, precision: str | None = None) -> Policy:
+    """What a run has trained, over the very weights that it was trained over: the policy to evaluate.
+
+    An adapter over float32 weights is merged into them. One over weights that were quantised or rounded stays beside
+    them: merged into the weights of before it would be another policy than the one that was trained.
+
+    Args:
+        checkpoint: of the run.
+        quantisation: the run's `model.quantisation`.
+        precision: the run's `training.precision`.
+
+    Raises:
+        RecipeError: there is no readable checkpoint, or its base cannot be quantised.
+        MachineError: bitsandbytes is not installed, and the weights are to be quantised.
+    """
+    base = _base_of(checkpoint)
+    if base == checkpoint or (quantisation is None and precision != "bf16"):
+        return load_policy(checkpoint)
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    with quiet_libraries():
+        frozen = _load_frozen(base, AutoModelForCausalLM, quantisation, precision)
+        model = PeftModel.from_pretrained(frozen, checkpoint)
+    return _with_tokenizer(checkpoint, model)
+
+
+def _with_tokenizer(path: Path, model: Any) -> Policy:
+    from transformers import AutoTokenizer
+
+    _switch_off_dropout(model)
+    with quiet_libraries():
         tokenizer = AutoTokenizer.from_pretrained(path)
-        if lora is not None:
-            model = with_lora(model, lora, seed)
     stop_ids = stop_token_ids(_root_of(path), tokenizer)
     device = default_device()
     return Policy(model.to(device), tokenizer, stop_ids, device)
@@ -196,6 +261,19 @@ def _load_merged(path: Path, auto: Any) -> Any:
     else:
         raise RecipeError(f"model.path: {path} holds no config.json: give the folder of a checkpoint")
     # peft saves this name as the base of an adapter: one put on merged weights must not name the bare base under them.
+    model.name_or_path = str(path)
+    return model
+
+
+def _load_frozen(path: Path, auto: Any, quantisation: str | None, precision: str | None) -> Any:
+    """The weights that an adapter is to be put on."""
+    device, merged = default_device(), quantisation is None or _base_of(path) != path
+    model = _load_merged(path, auto) if merged else load_quantised(auto, path, precision=precision, device=device)
+    if quantisation is not None and merged:
+        model = quantise(model, precision=precision, device=device)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():  # not the buffers: positions are computed from one
+            parameter.data = parameter.data.to(frozen_dtype(precision))
     model.name_or_path = str(path)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as python_logging
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,18 +17,22 @@ def quiet_libraries() -> Iterator[None]:
 
     Two warnings are silenced: that `gradient_checkpointing` will be renamed in transformers 6 (peft 0.21 and TRL 1.16
     use the old name, we do not), and that peft finds no `config.json` in the base of an adapter on an adapter, from
-    which it would see a changed vocabulary (ours never changes).
+    which it would see a changed vocabulary (ours never changes). On some CPUs bitsandbytes, which peft imports where it
+    is installed, logs that it lacks a kernel of the hub: we use none.
     """
     from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
+    bars, bitsandbytes = logging.is_progress_bar_enabled(), python_logging.getLogger("bitsandbytes")
+    level = bitsandbytes.level
     logging.disable_progress_bar()
+    bitsandbytes.setLevel(python_logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
             warnings.filterwarnings("ignore", message="Could not find a config file in", category=UserWarning)
             yield
     finally:
+        bitsandbytes.setLevel(level)
         if bars:
             logging.enable_progress_bar()
 

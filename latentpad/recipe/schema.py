@@ -65,11 +65,22 @@ class LoraSection(Section):
 
 
 class ModelSection(Section):
-    """The policy: `path` to a checkpoint in the transformers format, or `scratch`. Full fine-tuning unless `lora`."""
+    """The policy: `path` to a checkpoint in the transformers format, or `scratch`. Full fine-tuning unless `lora`.
+
+    `quantisation: nf4` keeps the frozen weights in 4 bits (QLoRA, Dettmers et al. 2023: NF4 with double quantisation,
+    by bitsandbytes) under a LoRA adapter in full precision. It saves memory, not time.
+    """
 
     path: str | None = None
     scratch: ScratchSection | None = None
     lora: LoraSection | None = None
+    quantisation: Literal["nf4"] | None = None
+
+    @model_validator(mode="after")
+    def _quantised_under_lora(self) -> Self:
+        if self.quantisation is not None and (self.lora is None or self.path is None):
+            raise ValueError("'quantisation' keeps frozen weights in 4 bits: it needs 'path' and 'lora'")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -94,7 +105,11 @@ class RolloutSection(Section):
 class TrainingSection(Section):
     """Optimizer steps, common to all methods. AdamW (Loshchilov & Hutter 2019), or Muon for the matrices.
 
-    `micro_batch_tokens` bounds the padded tokens of one forward pass; it cannot change the gradient.
+    `micro_batch_tokens` bounds the padded tokens of one forward pass; it cannot change the gradient. The 8-bit
+    optimizers (Dettmers et al. 2022, by bitsandbytes) keep their state in one byte a number; `paged_adamw_8bit` lets a
+    GPU move it to the host. `precision: bf16` computes forward passes in bfloat16 (autocast); trained weights, their
+    gradients and the optimizer stay in float32, frozen weights under an adapter are held in bfloat16.
+    `activation_checkpointing` computes activations anew in the backward pass: less memory, about a third more time.
     """
 
     steps: int = Field(gt=0)
@@ -106,6 +121,9 @@ class TrainingSection(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     micro_batch_tokens: int = Field(default=16384, gt=0)
     checkpoint_every: int = Field(gt=0)
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion_8bit"] | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    activation_checkpointing: bool | None = None
 
 
 class PretrainSection(Section):

@@ -75,6 +75,8 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
     Returns:
         token ids [B] and logprobs [B] in nats.
     """
+    if logits.dtype != torch.float64:
+        logits = logits.float()
     if sampling.forbidden_ids:
         logits = logits.index_fill(1, torch.tensor(sampling.forbidden_ids, device=logits.device), -torch.inf)
     if sampling.temperature == 0:
@@ -145,19 +147,20 @@ def _sample(
     stopped = torch.zeros(count, dtype=torch.bool, device=device)
     stop_ids = torch.tensor(policy.stop_ids, device=device)
     rows = _Rows([request.prompt.token_ids for request in requests], limit, device)
-    for position in range(limit):
-        token, logprob = choose(rows.forward(policy.model), draws[rows.index, position], sampling)
-        running = ~stopped[rows.index]
-        tokens[rows.index, position] = token
-        logprobs[rows.index, position] = logprob.float()
-        ended = running & torch.isin(token, stop_ids)
-        lengths[rows.index[ended]] = position + 1
-        stopped[rows.index[ended]] = True
-        running &= ~ended
-        live = int(running.sum())
-        if live == 0:
-            break
-        rows.advance(token)
-        if live <= (1 - _COMPACT_AT) * len(rows.index):
-            rows.keep(running.nonzero().squeeze(-1))
+    with policy.arithmetic():
+        for position in range(limit):
+            token, logprob = choose(rows.forward(policy.model), draws[rows.index, position], sampling)
+            running = ~stopped[rows.index]
+            tokens[rows.index, position] = token
+            logprobs[rows.index, position] = logprob.float()
+            ended = running & torch.isin(token, stop_ids)
+            lengths[rows.index[ended]] = position + 1
+            stopped[rows.index[ended]] = True
+            running &= ~ended
+            live = int(running.sum())
+            if live == 0:
+                break
+            rows.advance(token)
+            if live <= (1 - _COMPACT_AT) * len(rows.index):
+                rows.keep(running.nonzero().squeeze(-1))
     return tokens.tolist(), logprobs.tolist(), lengths.tolist(), stopped.tolist()

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentpad.recipe.errors import RecipeError
+from latentpad.training.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from latentpad.training.world import World
 
 MANIFEST = "manifest.json"
 STATE = "training_state.pt"
@@ -33,9 +36,19 @@ def _sync(path: Path) -> None:
 
 
 def write_checkpoint(
-    folder: Path, step: int, fill: Callable[[Path], None], *, key: str, good: bool = True, keep: int = 1
+    folder: Path,
+    step: int,
+    fill: Callable[[Path], None],
+    *,
+    key: str,
+    good: bool = True,
+    keep: int = 1,
+    world: World = ALONE,
+    pieces: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `folder/<step>`, whole or not at all, and drop all others but the newest `keep` good ones.
+
+    All processes call it; rank 0 writes, but for the pieces.
 
     Args:
         folder: the run's `checkpoints`.
@@ -44,25 +57,37 @@ def write_checkpoint(
         key: of the recipe; a checkpoint of another recipe is refused on resume.
         good: whether it is one to roll back to; kept in the manifest.
         keep: how many good ones to keep; this one stays in any case.
+        world: the processes.
+        pieces: writes what each process has of its own.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"{_ASIDE}{step}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    fill(aside)
+    if world.leads:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        fill(aside)
+    world.barrier()
+    if pieces is not None:
+        pieces(aside)
+    world.barrier()
+    if world.leads:
+        _finish(folder, aside, step, key=key, good=good, keep=keep)
+    world.barrier()
+    return folder / str(step)
+
+
+def _finish(folder: Path, aside: Path, step: int, *, key: str, good: bool, keep: int) -> None:
+    """Hash what was written aside, make it durable, move it into place, drop what is old."""
     files = sorted(f for f in aside.rglob("*") if f.is_file())
     manifest = {"step": step, "key": key, "good": good, "files": {str(f.relative_to(aside)): _sha256(f) for f in files}}
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for file in [*files, aside / MANIFEST, aside]:
         _sync(file)
-    final = folder / str(step)
     discard(folder, step)
-    aside.rename(final)
+    aside.rename(folder / str(step))
     _sync(folder)
     kept = [old for old in sorted(steps_in(folder)) if is_good(folder / str(old))]
     for old in set(steps_in(folder)) - {step, *kept[-keep:]}:
         discard(folder, old)
-    return final
 
 
 def discard(folder: Path, step: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latentpad.training.world import ALONE
 from latentpad.types import Batch
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from latentpad.training.world import World
     from latentpad.types import Rollout
 
 
@@ -30,6 +32,24 @@ def cut_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
         else:
             parts.append([index])
     return parts
+
+
+def deal(lengths: Sequence[int], budget: int, rank: int, size: int) -> list[list[int]]:
+    """Indices of the micro-batches of one of `size` processes: as many for each, the last ones empty where need be.
+
+    Rows are dealt out in order of length, so that all processes have the same work, and cut as by `cut_by_tokens`.
+
+    >>> [deal([5, 1, 5, 2], 10, rank, 2) for rank in range(2)]
+    [[[1, 0]], [[3, 2]]]
+    >>> [deal([9, 9, 9], 10, rank, 2) for rank in range(2)]
+    [[[0], [2]], [[1], []]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    cuts = []
+    for share in (order[first::size] for first in range(size)):
+        parts = cut_by_tokens([lengths[i] for i in share], budget)
+        cuts.append([[share[at] for at in part] for part in parts])
+    return cuts[rank] + [[]] * (max(map(len, cuts)) - len(cuts[rank]))
 
 
 @dataclass(frozen=True)
@@ -62,13 +82,22 @@ class Rows:
         columns = (self.reference_logprobs, self.values, self.returns)
         return Rows(pick(self.rollouts), pick(self.advantages), weights, *map(pick, columns))
 
-    def parts(self, budget: int) -> list[list[int]]:
-        """Indices of micro-batches of at most `budget` padded tokens, rows of similar length together."""
-        return cut_by_tokens([len(r.prompt.token_ids) + len(r.token_ids) for r in self.rollouts], budget)
+    def parts(self, budget: int, world: World = ALONE) -> list[list[int]]:
+        """Indices of this process's micro-batches of at most `budget` padded tokens, rows of similar length together.
 
-    def batches(self, budget: int) -> list[Batch]:
-        """The rows as micro-batches."""
-        return [self.take(part).collate() for part in self.parts(budget)]
+        Every process has as many; the last ones may be empty.
+        """
+        return deal([len(r.prompt.token_ids) + len(r.token_ids) for r in self.rollouts], budget, world.rank, world.size)
+
+    def batches(self, budget: int, world: World = ALONE) -> list[Batch]:
+        """This process's rows as micro-batches."""
+        return [self.take(part).collate() if part else self.idle() for part in self.parts(budget, world)]
+
+    def idle(self) -> Batch:
+        """A micro-batch without a response token, for a process that waits for others: it has no loss, no gradient."""
+        shortest = min(range(len(self.rollouts)), key=lambda i: len(self.rollouts[i].token_ids))
+        batch = self.take([shortest]).collate()
+        return replace(batch, response_mask=torch.zeros_like(batch.response_mask))
 
     def collate(self) -> Batch:
         """One batch; all masks come from lengths."""

@@ -10,6 +10,7 @@ from latentpad.recipe.errors import MachineError
 from latentpad.rollout import Request
 from latentpad.seeding import name_of, seed_of
 from latentpad.training.episodes import grade_rollouts, into_groups, make_prompt
+from latentpad.training.world import ALONE
 from reward import Outcome
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from latentpad.rollout import RolloutEngine, Sampling
     from latentpad.tasks import Task
     from latentpad.training.ladder import Ladder
-    from latentpad.types import Group, Problem
+    from latentpad.training.world import World
+    from latentpad.types import Episode, Group, Problem
 
 # The share of a step's rollouts whose grading may break before the step is refused.
 MAX_GRADER_FAILURES = 0.01
@@ -117,7 +119,11 @@ class Collected:
 
 @dataclass(frozen=True)
 class Collector:
-    """Samples and grades the groups of a step."""
+    """Samples and grades the groups of a step.
+
+    Several processes share a step's chunks out: each samples and grades its own, and all are given all of them. Chunks
+    are cut by the recipe alone, so that the number of processes changes nothing.
+    """
 
     recipe: Recipe
     policy: Policy
@@ -127,6 +133,7 @@ class Collector:
     sampling: Sampling
     rounds: int = 1
     ladder: Ladder | None = None
+    world: World = ALONE
 
     def collect(self, step: int) -> Collected:
         """The groups of step number `step` (from 0).
@@ -153,8 +160,14 @@ class Collector:
         problems = step_problems(self.task, self.recipe, step, ladder=self.ladder, sampling_round=number)
         first = number * section.prompts_per_step
         requests = step_requests(self.policy, self.text_format, problems, self.recipe, step, first=first)
+        size = self.recipe.rollout.chunk_size if self.world.size > 1 else len(requests)
+        chunks = [requests[i : i + size] for i in range(0, len(requests), size)]
+        episodes = [episode for part in self.world.spread(chunks, self._respond) for episode in part]
+        return graded_groups(into_groups(episodes, section.group_size), step)
+
+    def _respond(self, requests: Sequence[Request]) -> list[Episode]:
         rollouts = self.engine.generate(requests, self.sampling)
-        return graded_groups(into_groups(grade_rollouts(self.policy, self.task, rollouts), section.group_size), step)
+        return grade_rollouts(self.policy, self.task, rollouts)
 
 
 def outcome_rates(groups: Sequence[Group]) -> dict[str, float]:

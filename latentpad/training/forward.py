@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from latentpad.training.chunked_head import call_in_chunks, head_to_chunk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,26 +43,20 @@ def forward(
     """Logprobs of the response tokens, and what else is asked for.
 
     Temperature and forbidden tokens are applied as in `latentpad.rollout.local.choose`: a ratio to the sampler's
-    logprobs is 1 where the weights are the same.
+    logprobs is 1 where the weights are the same. Where logits of the whole batch would be too large, they are computed
+    a chunk at a time (`latentpad.training.chunked_head`), and never for padding.
     """
     length = batch.response_mask.shape[1]
-    out = _call(model, batch, keep=length + 1, output_hidden_states=hidden)
-    logits = out.logits[:, :-1, :]
-    if forbidden_ids:
-        logits = logits.index_fill(2, torch.tensor(forbidden_ids, device=logits.device), -torch.inf)
-    if temperature != 1:
-        logits = logits / temperature
-    response = batch.token_ids[:, -length:].unsqueeze(-1)
-    total = logits.logsumexp(-1)
-    logprobs: Tensor = logits.gather(-1, response).squeeze(-1) - total
-    spread = None
-    if entropy:
-        # A forbidden token has probability 0 and adds nothing; 0 * -inf would add nan.
-        finite = logits.masked_fill(logits == -torch.inf, 0.0)
-        spread = total - ((logits - total.unsqueeze(-1)).exp() * finite).sum(-1)
-    # A forbidden token can only stand at padding, where -inf would poison the gradient.
-    logprobs = logprobs.masked_fill(~batch.response_mask, 0.0)
-    return Forward(logprobs, spread, out.hidden_states[-1][:, -length - 1 :] if hidden else None)
+    call = partial(_call, model, batch, keep=length + 1, output_hidden_states=hidden)
+    head = head_to_chunk(model, tokens=batch.response_mask.numel())
+    if head is None:
+        out = call()
+        logprobs, spread = _from_logits(out, batch, temperature, forbidden_ids, entropy)
+    else:
+        out = call_in_chunks(call, head, batch, temperature=temperature, forbidden_ids=forbidden_ids, entropy=entropy)
+        logprobs, spread = out.logits.unbind(-1)
+    states = out.hidden_states[-1][:, -length - 1 :] if hidden else None
+    return Forward(logprobs, spread if entropy else None, states)
 
 
 def response_logprobs(
@@ -74,6 +71,27 @@ def response_hidden(model: Any, batch: Batch) -> Tensor:
     width = batch.response_mask.shape[1] + 1
     hidden: Tensor = _call(model, batch, keep=1, output_hidden_states=True).hidden_states[-1][:, -width:]
     return hidden
+
+
+def _from_logits(
+    out: Any, batch: Batch, temperature: float, forbidden_ids: tuple[int, ...], entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Logprobs and entropies [B, T] from the model's logits [B, T + 1, V]."""
+    logits = out.logits[:, :-1, :]
+    if forbidden_ids:
+        logits = logits.index_fill(2, torch.tensor(forbidden_ids, device=logits.device), -torch.inf)
+    if temperature != 1:
+        logits = logits / temperature
+    response = batch.token_ids[:, -logits.shape[1] :].unsqueeze(-1)
+    total = logits.logsumexp(-1)
+    logprobs: Tensor = logits.gather(-1, response).squeeze(-1) - total
+    spread = None
+    if entropy:
+        # A forbidden token has probability 0 and adds nothing; 0 * -inf would add nan.
+        finite = logits.masked_fill(logits == -torch.inf, 0.0)
+        spread = total - ((logits - total.unsqueeze(-1)).exp() * finite).sum(-1)
+    # A forbidden token can only stand at padding, where -inf would poison the gradient.
+    return logprobs.masked_fill(~batch.response_mask, 0.0), spread
 
 
 def _call(model: Any, batch: Batch, *, keep: int, output_hidden_states: bool) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from latentpad.algorithms.parts import kl_estimate
 from latentpad.training.forward import forward
 from latentpad.training.reduce import inside, ratio_metrics, weighted_sum
+from latentpad.training.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from latentpad.training.critic import CriticLearner
     from latentpad.training.forward import Forward
     from latentpad.training.optimizer import Optimizer
+    from latentpad.training.world import World
     from latentpad.types import Batch
 
 
@@ -37,6 +39,7 @@ class Learner:
         kl_estimator: of the KL term in the loss; its weight is given step by step.
         entropy_coef: weight of the entropy bonus.
         critic: a value head on the policy's trunk, trained in the same pass.
+        world: the processes among which a step's micro-batches are dealt out.
     """
 
     policy: Policy
@@ -47,25 +50,31 @@ class Learner:
     kl_estimator: Literal["k2", "k3"] = "k3"
     entropy_coef: float = 0.0
     critic: CriticLearner | None = None
+    world: World = ALONE
 
     def accumulate(self, batches: Sequence[Batch], kl_coef: float = 0.0) -> dict[str, float]:
-        """Add the gradients of these batches; returns the loss, and the mean of each metric over response tokens."""
+        """Add the gradients of this process's batches; the loss, and the mean of each metric over response tokens.
+
+        What is returned is of the batches of all processes.
+        """
         sums: dict[str, float] = {}
         tokens, loss_sum = 0, 0.0
         log_ratios: list[Tensor] = []
-        self.policy.model.train()
+        self.optimizer.model.train()
         for batch in (inside(b.to(self.policy.device)) for b in batches):
-            out = self.forward(batch)
+            out = self.forward(batch, self.optimizer.model)
             loss, metrics = self._loss(out, batch, kl_coef)
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.backward(loss)
             mask = batch.response_mask
             loss_sum += float(loss.detach())
             tokens += int(mask.sum())
             for name, values in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(values[mask].sum())
-            log_ratios.append((out.logprobs.detach() - batch.rollout_logprobs)[mask])
-        means = {name: total / max(1, tokens) for name, total in sums.items()}
-        return {"loss": loss_sum} | means | ratio_metrics(torch.cat(log_ratios))
+            log_ratios.append((out.logprobs.detach() - batch.rollout_logprobs)[mask].cpu())
+        parts = self.world.gather((loss_sum, tokens, sums, torch.cat(log_ratios)))
+        count = max(1, sum(part[1] for part in parts))
+        means = {name: sum(part[2][name] for part in parts) / count for name in sums}
+        return {"loss": sum(part[0] for part in parts)} | means | ratio_metrics(torch.cat([part[3] for part in parts]))
 
     def step(self, batches: Sequence[Batch], step: int, kl_coef: float = 0.0) -> dict[str, float]:
         """One optimizer step in training step number `step` (from 0); with no batch, none is taken."""
@@ -73,28 +82,32 @@ class Learner:
             return {"loss": 0.0, "grad_norm": 0.0, "learning_rate": self.optimizer.learning_rate(step)}
         self._zero_grad()
         metrics = self.accumulate(batches, kl_coef)
+        if self.critic is None:
+            metrics["grad_norm"], rate = self.optimizer.step(step)
+            return metrics | {"learning_rate": rate}
+        # Both gradients are found finite before either weight is changed.
         metrics["grad_norm"] = self.optimizer.clip(step)
-        if self.critic is not None:  # both gradients are found finite before either weight is changed
-            metrics["critic_grad_norm"] = self.critic.clip(step)
-            self.critic.apply(step)
+        metrics["critic_grad_norm"] = self.critic.clip(step)
+        self.critic.apply(step)
         return metrics | {"learning_rate": self.optimizer.apply(step)}
 
     def _zero_grad(self) -> None:
         """A step that diverged may have left gradients."""
-        self.policy.model.zero_grad(set_to_none=True)
+        self.optimizer.discard()
         if self.critic is not None:
-            self.critic.head.zero_grad(set_to_none=True)
+            self.critic.discard()
 
-    def forward(self, batch: Batch) -> Forward:
-        """The policy on a batch, as it was sampled."""
-        return forward(
-            self.policy.model,
-            batch,
-            temperature=self.temperature,
-            forbidden_ids=self.forbidden_ids,
-            entropy=self.entropy_coef > 0,
-            hidden=self.critic is not None,
-        )
+    def forward(self, batch: Batch, model: Any = None) -> Forward:
+        """The policy on a batch, as it was sampled; `model` in its place where a gradient is wanted."""
+        with self.policy.arithmetic():
+            return forward(
+                self.policy.model if model is None else model,
+                batch,
+                temperature=self.temperature,
+                forbidden_ids=self.forbidden_ids,
+                entropy=self.entropy_coef > 0,
+                hidden=self.critic is not None,
+            )
 
     def _loss(self, out: Forward, batch: Batch, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss of a batch, and metrics [B, T]."""

@@ -1,19 +1,25 @@
-"""AdamW, with Muon for the matrices where a recipe asks; learning rates are a function of the step alone."""
+"""AdamW (or its 8-bit kin), with Muon for the matrices where a recipe asks; rates are a function of the step alone."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latentpad.recipe.errors import Diverged
+from latentpad.training.optimizers import make_optimizer
+from latentpad.training.replicated import Replicated
+from latentpad.training.strategy import SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import Tensor
 
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import TrainingSection
+    from latentpad.training.strategy import Strategy
 
 
 def learning_rate_scale(training: TrainingSection, step: int, *, idle: int = 0) -> float:
@@ -32,55 +38,74 @@ def learning_rate_scale(training: TrainingSection, step: int, *, idle: int = 0) 
     return 1.0
 
 
-def clipped_norm(parameters: list[torch.nn.Parameter], limit: float, step: int) -> float:
-    """Clip the gradients to a norm of at most `limit`; returns the norm before.
+def policy_optimizers(model: Any, training: TrainingSection) -> list[tuple[torch.optim.Optimizer, float]]:
+    """The recipe's optimizer for all trained weights of a language model, each with its learning rate.
 
-    Raises:
-        Diverged: it is not finite; the gradients are cleared, no weight was changed.
+    With `matrix_learning_rate`, Muon (Jordan 2024) has the matrices of the layers.
     """
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-    if not math.isfinite(norm):
-        for parameter in parameters:
-            parameter.grad = None
-        raise Diverged(
-            f"gradient norm is {norm} at step {step + 1}; no weight was changed by this step; a lower "
-            "training.learning_rate or training.max_grad_norm may help"
-        )
-    return norm
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    embeddings = {id(p) for end in ends if end is not None for p in end.parameters()}
+    muon = training.matrix_learning_rate is not None
+    matrices = [p for p in parameters if muon and p.ndim == 2 and id(p) not in embeddings]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in parameters if id(p) not in taken]
+    rate, decay = training.learning_rate, training.weight_decay
+    parts = [(make_optimizer(training.optimizer, rest, lr=rate, weight_decay=decay), rate)]
+    if matrices:
+        rate = training.matrix_learning_rate or 0.0
+        parts.append((torch.optim.Muon(matrices, lr=rate, weight_decay=decay), rate))
+    return parts
 
 
 class Optimizer:
-    """AdamW for all trained weights; with `matrix_learning_rate`, Muon (Jordan 2024) for the matrices of the layers.
+    """The policy's steps, on the recipe's schedule.
 
     Attributes:
         step_scale: a factor on all learning rates, lowered by a roll back.
     """
 
-    def __init__(self, policy: Policy, training: TrainingSection, *, idle_steps: int = 0) -> None:
+    def __init__(
+        self, policy: Policy, training: TrainingSection, *, idle_steps: int = 0, strategy: Strategy = SINGLE
+    ) -> None:
         """Over the policy's trained weights; the first `idle_steps` are no part of the schedule."""
         self._training, self._idle, self.step_scale = training, idle_steps, 1.0
-        parameters = policy.trainable()
-        self._parameters = list(parameters.values())
-        ends = (policy.model.get_input_embeddings(), policy.model.get_output_embeddings())
-        embeddings = {id(p) for end in ends if end is not None for p in end.parameters()}
-        muon = training.matrix_learning_rate is not None
-        matrices = [p for p in self._parameters if muon and p.ndim == 2 and id(p) not in embeddings]
-        taken = {id(p) for p in matrices}
-        rest = [p for p in self._parameters if id(p) not in taken]
-        decay = training.weight_decay
-        self._parts: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.AdamW(rest, lr=training.learning_rate, weight_decay=decay), training.learning_rate)
-        ]
-        if matrices:
-            rate = training.matrix_learning_rate or 0.0
-            self._parts.append((torch.optim.Muon(matrices, lr=rate, weight_decay=decay), rate))
+        self._stepper = strategy.stepper(
+            "policy",
+            policy.model,
+            partial(policy_optimizers, training=training),
+            max_grad_norm=training.max_grad_norm,
+        )
 
     def _scale(self, step: int) -> float:
         return self.step_scale * learning_rate_scale(self._training, step, idle=self._idle)
 
+    @property
+    def model(self) -> Any:
+        """What forward passes with a gradient go through."""
+        return self._stepper.model
+
+    @property
+    def replicated(self) -> Replicated:
+        """Where weights are whole, what can clip and step apart."""
+        assert isinstance(self._stepper, Replicated)
+        return self._stepper
+
+    def engage(self) -> list[str]:
+        """Put the strategy into effect; says what is."""
+        return self._stepper.engage()
+
     def learning_rate(self, step: int) -> float:
         """AdamW's learning rate at a step, counted from 0."""
         return self._training.learning_rate * self._scale(step)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a part of the step's loss."""
+        self._stepper.backward(loss)
+
+    def discard(self) -> None:
+        """Forget gradients that a step that diverged may have left."""
+        self._stepper.discard()
 
     def step(self, step: int) -> tuple[float, float]:
         """Clip the gradients, take step number `step` (from 0), clear them; returns gradient norm and learning rate.
@@ -88,27 +113,29 @@ class Optimizer:
         Raises:
             Diverged: the gradient is not finite; no weight was changed.
         """
-        norm = self.clip(step)
-        return norm, self.apply(step)
+        return self._stepper.step(step, self._scale(step)), self.learning_rate(step)
 
     def clip(self, step: int) -> float:
-        """Clip the gradients; returns their norm before. Raises `Diverged`."""
-        return clipped_norm(self._parameters, self._training.max_grad_norm, step)
+        """Clip the gradients; returns their norm before. Raises `Diverged`. Where weights are whole."""
+        return self.replicated.clip(step)
 
     def apply(self, step: int) -> float:
-        """Take a step by the gradients as they are, clear them; returns the learning rate."""
-        for optimizer, rate in self._parts:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self._scale(step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        """Take a step by the gradients as they are, clear them; returns the learning rate. Where weights are whole."""
+        self.replicated.apply(self._scale(step))
         return self.learning_rate(step)
 
-    def state(self) -> list[dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return [optimizer.state_dict() for optimizer, _ in self._parts]
+        return self._stepper.state()
 
-    def load(self, states: Iterable[dict[str, Any]]) -> None:
+    def save(self, folder: Path) -> None:
+        """What every process writes of its own into a checkpoint."""
+        self._stepper.save(folder)
+
+    def load(self, state: dict[str, Any]) -> None:
         """From a checkpoint."""
-        for (optimizer, _), state in zip(self._parts, states, strict=True):
-            optimizer.load_state_dict(state)
+        self._stepper.load(state)
+
+    def restore(self, folder: Path) -> None:
+        """What `save` wrote."""
+        self._stepper.restore(folder)

@@ -20,6 +20,7 @@ from latentpad.training.collate import Rows
 from latentpad.training.collect import step_problems, step_requests
 from latentpad.training.episodes import make_prompt
 from latentpad.training.rows import Observed, make_rows, observe
+from latentpad.training.world import ALONE
 from latentpad.types import FinishReason, Rollout
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def prove_start(trainer: RLTrainer) -> list[str]:
     """
     rollouts = probe(trainer, PROBES)
     lines = [ratio_is_one(trainer, rollouts), stop_token_is_learned(trainer, rollouts)]
+    if trainer.world.size > 1:
+        lines.append(processes_agree(trainer))
     if trainer.kl.reference is not None and trainer.state.step == 0:
         lines.append(kl_is_zero(trainer, rollouts))
     return [*lines, weights_reach_the_engine(trainer), step_raises_right_answers(trainer, rollouts)]
@@ -68,6 +71,13 @@ def prove_all(trainer: RLTrainer) -> Iterator[str]:
     yield split_does_not_matter(trainer, probe(trainer, 2 * PROBES))
     yield worst_case_fits(trainer)
     yield step_time(trainer)
+
+
+def processes_agree(trainer: RLTrainer) -> str:
+    """All processes start from the same weights, the trained and the frozen ones."""
+    if not trainer.world.same((trainer.policy.trainable_hash(), trainer.policy.base_hash())):
+        raise ProofFailed("the processes start from different weights: give all of them the same model.path")
+    return f"{trainer.world.size} processes hold the same weights, to the bit"
 
 
 def probe(trainer: RLTrainer, count: int) -> list[Rollout]:
@@ -89,7 +99,8 @@ def ratio_is_one(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
         found = trainer.learner.forward(batch).logprobs
     logs = (found - batch.rollout_logprobs)[batch.response_mask].double()
     worst, kl = float(logs.abs().max()), float((logs.exp() - 1 - logs).mean())
-    exact = next(iter(trainer.policy.trainable().values())).dtype in (torch.float32, torch.float64)
+    whole = next(iter(trainer.policy.trainable().values())).dtype in (torch.float32, torch.float64)
+    exact = whole and trainer.policy.precision != "bf16"
     limit = trainer.health_section.max_mismatch_kl
     # `not <=`, so that nan fails
     if not kl <= limit or (exact and not worst <= LOGPROB_TOLERANCE):
@@ -106,7 +117,7 @@ def kl_is_zero(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
     assert section is not None
     budget = trainer.recipe.training.micro_batch_tokens
     places = [parameter.data_ptr() for parameter in trainer.policy.trainable().values()]
-    found = observe(rollouts, trainer.learner, reference=trainer.kl.reference, critic=None, budget=budget)
+    found = observe(rollouts, _alone(trainer), reference=trainer.kl.reference, critic=None, budget=budget)
     assert found.reference_logprobs is not None
     if places != [parameter.data_ptr() for parameter in trainer.policy.trainable().values()]:
         raise ProofFailed("the reference's weights stay in the policy after its forward pass: they would be trained")
@@ -160,7 +171,7 @@ def split_does_not_matter(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> st
     """The gradient of a step is the same from one micro-batch a row as from micro-batches of the recipe's size."""
     rows = _rows(trainer, rollouts)
     budgets, kl_coef = (trainer.recipe.training.micro_batch_tokens, 1), trainer.kl.loss_coef
-    whole, single = (_gradient(trainer, trainer.learner, rows, budget, kl_coef) for budget in budgets)
+    whole, single = (_gradient(trainer, _alone(trainer), rows, budget, kl_coef) for budget in budgets)
     size = float(whole.norm())
     difference = float((whole - single).norm()) / size if size > 0 else float("nan")
     if not difference <= SPLIT_TOLERANCE:
@@ -170,7 +181,7 @@ def split_does_not_matter(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> st
 
 def step_raises_right_answers(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
     """A small step down the loss makes what was rewarded likelier than what was not."""
-    bare, rows = replace(trainer.learner, entropy_coef=0.0, critic=None), _rows(trainer, rollouts)
+    bare, rows = replace(_alone(trainer), entropy_coef=0.0, critic=None), _rows(trainer, rollouts)
     largest = max(float(torch.as_tensor(advantage).abs().max()) for advantage in rows.advantages)
     if not largest > LEAST_ADVANTAGE:
         raise ProofFailed(
@@ -243,9 +254,9 @@ def step_time(trainer: RLTrainer) -> str:
 def _learn_nothing(trainer: RLTrainer, rollouts: Sequence[Rollout], budget: int) -> None:
     """All passes of a step over these rollouts, the critic's too; no weight is changed, no gradient left."""
     rows = _rows(trainer, rollouts)
-    _gradient(trainer, trainer.learner, rows, budget, trainer.kl.loss_coef)
+    _gradient(trainer, _alone(trainer), rows, budget, trainer.kl.loss_coef)
     if trainer.critic is not None and trainer.critic.separate:
-        observe(rollouts, trainer.learner, reference=None, critic=trainer.critic, budget=budget)
+        observe(rollouts, _alone(trainer), reference=None, critic=trainer.critic, budget=budget)
         trainer.critic.accumulate(rows.batches(budget))
         for parameter in trainer.critic.trainable().values():
             parameter.grad = None
@@ -263,7 +274,7 @@ def _rows(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> Rows:
     """
     signal = [[float(right) for right in _as_if_right(rollouts)]]
     budget, limit = trainer.recipe.training.micro_batch_tokens, trainer.recipe.rollout.max_new_tokens
-    found = observe(rollouts, trainer.learner, reference=trainer.kl.reference, critic=None, budget=budget)
+    found = observe(rollouts, _alone(trainer), reference=trainer.kl.reference, critic=None, budget=budget)
     if trainer.critic is not None:
         found = Observed(found.reference_logprobs, [torch.zeros(len(r.token_ids) + 1) for r in rollouts])
     return make_rows(rollouts, signal, trainer.algorithm, found, max_new_tokens=limit, keep_all=True)
@@ -274,6 +285,11 @@ def _as_if_right(rollouts: Sequence[Rollout]) -> list[bool]:
     if len(prompts) < 2:
         return [i % 2 == 0 for i in range(len(rollouts))]
     return [prompts.index(rollout.prompt.problem.id) % 2 == 0 for rollout in rollouts]
+
+
+def _alone(trainer: RLTrainer) -> Learner:
+    """The learner of this process by itself: every process proves the same."""
+    return replace(trainer.learner, world=ALONE)
 
 
 def _gradient(trainer: RLTrainer, learner: Learner, rows: Rows, budget: int, kl_coef: float) -> Tensor:

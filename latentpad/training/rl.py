@@ -24,6 +24,7 @@ from latentpad.training.rows import make_rows, observe, value_metrics
 from latentpad.training.signal import training_signal, verdicts
 from latentpad.training.state import TrainingState
 from latentpad.training.step_metrics import over_updates, step_metrics
+from latentpad.training.strategy import SINGLE
 
 if TYPE_CHECKING:
     from latentpad.algorithms import Algorithm
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from latentpad.training.collect import Collected
     from latentpad.training.interrupt import Stop
     from latentpad.training.run_folder import RunFolder
+    from latentpad.training.strategy import Strategy
 
 
 class RLTrainer:
@@ -50,19 +52,20 @@ class RLTrainer:
         task: Task,
         text_format: Format,
         algorithm: Algorithm,
+        strategy: Strategy = SINGLE,
     ) -> None:
         """From the run's newest checkpoint if it has one."""
-        section, training = recipe.rl_section, recipe.training
+        section, training, self.world = recipe.rl_section, recipe.training, strategy.world
         self.recipe, self.run, self.policy, self.task = recipe, run, policy, task
         self.engine, self.algorithm = engine, algorithm
         forbidden = policy.scratchpad_ids if recipe.scratchpad == "empty" else ()
         sampling = Sampling(recipe.rollout.temperature, recipe.rollout.max_new_tokens, forbidden)
         self.critic, idle = None, 0
         if isinstance(algorithm, CriticAlgorithm):
-            self.critic = CriticLearner(policy, algorithm, training, seed=recipe.seed)
+            self.critic = CriticLearner(policy, algorithm, training, seed=recipe.seed, strategy=strategy)
             idle = algorithm.critic.pretraining_steps
         self.idle_steps = idle
-        self.optimizer = Optimizer(policy, training, idle_steps=idle)
+        self.optimizer = Optimizer(policy, training, idle_steps=idle, strategy=strategy)
         self.kl = KLTerm(policy, section.kl)
         self.learner = Learner(
             policy,
@@ -73,21 +76,28 @@ class RLTrainer:
             kl_estimator=self.kl.estimator,
             entropy_coef=section.entropy_coef,
             critic=self.critic if self.critic is not None and not self.critic.separate else None,
+            world=self.world,
         )
         self.ladder = None if section.ladder is None else Ladder(section.ladder)
         rounds = algorithm.needs.sampling_rounds
-        self.collector = Collector(recipe, policy, engine, task, text_format, sampling, rounds, self.ladder)
+        self.collector = Collector(recipe, policy, engine, task, text_format, sampling, rounds, self.ladder, self.world)
         self.health_section = recipe.health or HealthSection()
         self.health = Health(self.health_section)
         named = {"critic": self.critic, "kl": self.kl, "ladder": self.ladder, "health": self.health}
         parts = {name: part for name, part in named.items() if part is not None}
         rolls_back = self.health_section.action == "roll_back"
-        self.state = TrainingState(run, policy, self.optimizer, training, parts, keep=2 if rolls_back else 1)
+        self.state = TrainingState(
+            run, policy, self.optimizer, training, parts, keep=2 if rolls_back else 1, world=self.world
+        )
         if self.critic is not None:
             self.critic.step_scale = self.optimizer.step_scale
 
+    def engage(self) -> list[str]:
+        """Put the strategy into effect, after the proofs; says what is."""
+        return self.optimizer.engage() + ([] if self.critic is None else self.critic.engage())
+
     def train(self) -> None:
-        """Train until `training.steps`.
+        """Train until `training.steps`, once engaged.
 
         Raises:
             Stopped: the user asked to stop; a checkpoint was left.
@@ -96,6 +106,7 @@ class RLTrainer:
         """
         steps, title = self.recipe.training.steps, f"{self.recipe.name} seed {self.recipe.seed}: rl"
         with graceful_stop() as stop, stage(title, steps, self.state.step) as bar:
+            self.state.begin()
             while self.state.step < steps:
                 self.guarded_step(bar, stop)
 
@@ -154,11 +165,11 @@ class RLTrainer:
         if step >= self.idle_steps:
             for epoch in range(section.epochs):
                 for part in self._minibatches(rows, section.minibatches, "policy", epoch):
-                    updates.append(self.learner.step(part.batches(budget), step, self.kl.loss_coef))
+                    updates.append(self.learner.step(part.batches(budget, self.world), step, self.kl.loss_coef))
         if self.critic is not None and (self.critic.separate or step < self.idle_steps):
             for epoch in range(section.epochs):
                 for part in self._minibatches(rows, self.critic.minibatches, "critic", epoch):
-                    updates.append(self.critic.step(part.batches(budget), step))
+                    updates.append(self.critic.step(part.batches(budget, self.world), step))
         return over_updates(updates)
 
     def _minibatches(self, rows: Rows, count: int, whose: str, epoch: int) -> list[Rows]:

@@ -44,19 +44,27 @@ def observe(
     critic: CriticLearner | None,
     budget: int,
 ) -> Observed:
-    """One pass of the reference and of the critic over a step's rollouts, in micro-batches of `budget` tokens."""
+    """One pass of the reference and of the critic over a step's rollouts, in micro-batches of `budget` tokens.
+
+    The processes share the work out, and each is given all that was found.
+    """
     logprobs: dict[int, Tensor] = {}
     values: dict[int, Tensor] = {}
-    rows = Rows(rollouts, [0.0] * len(rollouts), [0.0] * len(rollouts))
-    for part in rows.parts(budget) if reference is not None or critic is not None else ():
-        batch = rows.take(part).collate().to(learner.policy.device)
-        if reference is not None:
+    if reference is None and critic is None:
+        return Observed(None, None)
+    rows, world = Rows(rollouts, [0.0] * len(rollouts), [0.0] * len(rollouts)), learner.world
+    for part in rows.parts(budget, world):
+        batch = (rows.take(part).collate() if part else rows.idle()).to(learner.policy.device)
+        if reference is not None and part:
             with reference.model():
                 found = learner.forward(batch).logprobs.cpu()
             logprobs |= {i: found[at, : len(rollouts[i].token_ids)] for at, i in enumerate(part)}
         if critic is not None:
             found = critic.estimate(batch).cpu()
             values |= {i: found[at, : len(rollouts[i].token_ids) + 1] for at, i in enumerate(part)}
+    for theirs in world.gather((logprobs, values)):
+        logprobs |= theirs[0]
+        values |= theirs[1]
     order = range(len(rollouts))
     return Observed(
         None if reference is None else [logprobs[i] for i in order],

@@ -20,7 +20,10 @@ from latentpad.recipe.load import dump
 from latentpad.recipe.schema import Recipe
 from latentpad.training.checkpoint import clear_leftovers, newest_checkpoint, verify
 
-_PACKAGES = ("latentpad", "torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "numpy", "scipy")
+_PACKAGES = (
+    *("latentpad", "torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "deepspeed", "bitsandbytes"),
+    *("numpy", "scipy"),
+)
 
 
 @dataclass
@@ -137,13 +140,14 @@ class RunFolder:
         resume: step and path of the checkpoint to go on from, or None.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, key: str, *, sandbox: str = "") -> None:
-        """Open the folder; `sandbox` says what contains the programs of this run.
+    def __init__(self, path: Path, recipe: Recipe, key: str, *, sandbox: str = "", writes: bool = True) -> None:
+        """Open the folder; `sandbox` says what contains the programs of this run. Only one process `writes`.
 
         Raises:
             RecipeError: it holds a run of another recipe, or a torn checkpoint.
         """
-        self.path, self.key = path, key
+        self.path, self.key, self._writes = path, key, writes
+        self._writer: Any = None
         marker = path / "key.txt"
         if marker.is_file() and marker.read_text().strip() != key:
             raise RecipeError(
@@ -152,12 +156,13 @@ class RunFolder:
         self.resume = newest_checkpoint(self.checkpoints)
         if self.resume is not None:
             verify(self.resume[1], key=key)
+        if not writes:
+            return
         path.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.checkpoints)
         write_text(marker, key + "\n")
         write_text(path / "recipe.yaml", dump(recipe))
         write_json(path / "environment.json", environment(sandbox))
-        self._writer: Any = None
         self.cut_metrics(0 if self.resume is None else self.resume[0])
 
     @property
@@ -172,7 +177,14 @@ class RunFolder:
 
     def note_proofs(self, lines: list[str]) -> None:
         """Write down what was proved before training."""
-        write_text(self.path / "proofs.txt", "".join(f"{line}\n" for line in lines))
+        if self._writes:
+            write_text(self.path / "proofs.txt", "".join(f"{line}\n" for line in lines))
+
+    def note_effect(self, lines: list[str]) -> None:
+        """Write down what is in effect: processes, strategy, precision, what is trained."""
+        if self._writes:
+            file = self.path / "environment.json"
+            write_json(file, json.loads(file.read_text()) | {"in_effect": lines})
 
     @property
     def alarms(self) -> Path:
@@ -181,6 +193,8 @@ class RunFolder:
 
     def alarm(self, step: int, name: str, message: str, action: str) -> bool:
         """Write an alarm down; false if it stands there already, from before a kill or a roll back."""
+        if not self._writes:
+            return False
         record = {"step": step, "alarm": name, "message": message, "action": action}
         if self.alarms.is_file() and json.dumps(record) in self.alarms.read_text(encoding="utf-8").splitlines():
             return False
@@ -190,7 +204,7 @@ class RunFolder:
     def cut_metrics(self, step: int) -> None:
         """Drop what was written after a checkpoint: those steps are taken again."""
         self.close()
-        if not self.metrics.is_file():
+        if not self._writes or not self.metrics.is_file():
             return
         kept = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
@@ -205,6 +219,8 @@ class RunFolder:
 
     def log(self, step: int, values: dict[str, float], counters: Counters, timing: dict[str, float]) -> None:
         """Add a step to `metrics.jsonl` and TensorBoard. What may differ between equal runs is under `timing`."""
+        if not self._writes:
+            return
         counted = {name: value for name, value in asdict(counters).items() if name != "seconds"}
         record = {"step": step, **values, **counted, "timing": {**timing, "total_seconds": counters.seconds}}
         append_line(self.metrics, record)

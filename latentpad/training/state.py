@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
-from latentpad.recipe.errors import Diverged, RecipeError, Stopped
+from latentpad.recipe.errors import Diverged, MachineError, RecipeError, Stopped
 from latentpad.training.checkpoint import STATE, discard, is_good, steps_in, verify, write_checkpoint
 from latentpad.training.run_folder import Counters
+from latentpad.training.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from latentpad.training.interrupt import Stop
     from latentpad.training.optimizer import Optimizer
     from latentpad.training.run_folder import RunFolder
+    from latentpad.training.world import World
 
 
 class Part(Protocol):
@@ -32,6 +34,19 @@ class Part(Protocol):
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from there."""
+        ...
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """A part of which every process has files of its own in a checkpoint."""
+
+    def save(self, folder: Path) -> None:
+        """Write them; every process does at once."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """Take them up again, after `load`."""
         ...
 
 
@@ -53,8 +68,10 @@ class TrainingState:
         parts: Mapping[str, Part] | None = None,
         *,
         keep: int = 1,
+        world: World = ALONE,
     ) -> None:
         """Take up the run's newest checkpoint, if it has one; keep the newest `keep` good ones."""
+        self._world = world
         self._run, self._policy, self._optimizer, self._training = run, policy, optimizer, training
         self._parts, self._keep = dict(parts or {}), keep
         self._base, self._start = policy.base_hash(), policy.trainable_hash()
@@ -63,8 +80,12 @@ class TrainingState:
         self._rolled_back_to = -1
         if run.resume is not None:
             self._load(run.resume[1])
-        elif keep > 1:
-            self._write(good=True)  # there is always something to roll back to
+        self._clock = time.monotonic()
+
+    def begin(self) -> None:
+        """Before the first step of this start: there is always something to roll back to."""
+        if self._run.resume is None and self._keep > 1:
+            self._write(good=True)
         self._clock = time.monotonic()
 
     def _load(self, folder: Path) -> None:
@@ -90,6 +111,8 @@ class TrainingState:
         self._optimizer.step_scale = state["step_scale"]
         for name, part in self._parts.items():
             part.load(state["parts"][name])
+        for piece in self._pieces():
+            piece.restore(folder)
         self.counters = Counters(**state["counters"])
         self.step, self.roll_backs = state["step"], state["roll_backs"]
         self._rolled_back_to = state["rolled_back_to"]
@@ -112,8 +135,29 @@ class TrainingState:
         }
         torch.save(state, folder / STATE)
 
+    def _pieces(self) -> list[InPieces]:
+        return [self._optimizer, *(part for part in self._parts.values() if isinstance(part, InPieces))]
+
+    def _pieces_into(self, folder: Path) -> None:
+        for piece in self._pieces():
+            piece.save(folder)
+
     def _write(self, *, good: bool) -> None:
-        write_checkpoint(self._run.checkpoints, self.step, self._fill, key=self._run.key, good=good, keep=self._keep)
+        """By all processes; what only rank 0 writes must be the same on each."""
+        if not self._world.same(self._policy.trainable_hash()):
+            raise MachineError(
+                f"step {self.step}: the processes do not hold the same weights any more: nothing is saved"
+            )
+        write_checkpoint(
+            self._run.checkpoints,
+            self.step,
+            self._fill,
+            key=self._run.key,
+            good=good,
+            keep=self._keep,
+            world=self._world,
+            pieces=self._pieces_into,
+        )
 
     def advance(self, values: dict[str, float], timing: dict[str, float], stop: Stop, *, good: bool = True) -> None:
         """A step is done: log it, and write a checkpoint where one is due, at the end, or where a stop was asked for.
@@ -132,10 +176,10 @@ class TrainingState:
         self.counters.seconds += now - self._clock
         self._clock = now
         self._run.log(self.step, values, self.counters, timing)
-        last = self.step >= self._training.steps
-        if last or stop.requested or self.step % self._training.checkpoint_every == 0:
+        last, stopped = self.step >= self._training.steps, self._world.any(stop.requested)
+        if last or stopped or self.step % self._training.checkpoint_every == 0:
             self._write(good=good)
-        if stop.requested and not last:
+        if stopped and not last:
             raise Stopped(
                 f"stopped at step {self.step} of {self._training.steps}; checkpoint in {self._run.checkpoints}"
             )
@@ -161,7 +205,9 @@ class TrainingState:
             good.remove(max(good))
         target = max(good)
         verify(folder / str(target), key=self._run.key)
-        for step in sorted((step for step in steps_in(folder) if step > target), reverse=True):
+        self._world.barrier()  # all have chosen before anything goes
+        later = [step for step in steps_in(folder) if step > target]
+        for step in sorted(later, reverse=True) if self._world.leads else ():
             discard(folder, step)
         spent, scale, count = self.counters, self._optimizer.step_scale, self.roll_backs
         self._load(folder / str(target))

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 from latentpad.models.quiet import quiet_datasets, quiet_libraries
 from latentpad.models.tokenizer import encode_strictly
 from latentpad.progress import stage
-from latentpad.recipe.errors import Stopped
+from latentpad.recipe.errors import MachineError, RecipeError, Stopped
+from latentpad.training.accelerate_cpu import deepspeed_on_cpu
 from latentpad.training.checkpoint import write_checkpoint
 from latentpad.training.corpus import Example, training_example
 from latentpad.training.interrupt import graceful_stop
+from latentpad.training.replicated import other_shards
 from latentpad.training.run_folder import Counters
+from latentpad.training.strategy import SINGLE
+from latentpad.training.zero import import_deepspeed, quiet_deepspeed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from latentpad.formats import Format
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from latentpad.tasks import Task
     from latentpad.training.interrupt import Stop
     from latentpad.training.run_folder import RunFolder
+    from latentpad.training.strategy import Strategy
 
 COUNTERS = "counters.json"
 _SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
@@ -55,10 +60,22 @@ def micro_batch_rows(examples_per_step: int, longest: int, budget: int) -> int:
     return max(fitting, default=1)
 
 
-def train_supervised(recipe: Recipe, run: RunFolder, policy: Policy, task: Task, text_format: Format) -> None:
+def train_supervised(
+    recipe: Recipe,
+    run: RunFolder,
+    policy: Policy,
+    task: Task,
+    text_format: Format,
+    strategy: Strategy = SINGLE,
+    note: Callable[[list[str]], None] = lambda _: None,
+) -> None:
     """Train until `training.steps`, from the run's newest checkpoint if it has one.
 
+    `note` takes what of the strategy is in effect.
+
     Raises:
+        RecipeError: the processes cannot share a step's examples evenly, or were others when the checkpoint was written.
+        MachineError: the trainer does something else than was asked for.
         Stopped: the user asked to stop; a checkpoint was left.
     """
     from datasets import Dataset
@@ -68,28 +85,35 @@ def train_supervised(recipe: Recipe, run: RunFolder, policy: Policy, task: Task,
 
     if run.resume is not None and run.resume[0] >= recipe.training.steps:
         return
+    world = strategy.world
+    if run.resume is not None:
+        _refuse_other_shards(run.resume[1], strategy)
     examples = supervised_examples(recipe, task, text_format)
     tokens = [len(encode_strictly(policy.tokenizer, e.response)) + 1 for e in examples]
     longest = max(len(encode_strictly(policy.tokenizer, e.prompt)) + n for e, n in zip(examples, tokens, strict=True))
-    shutil.rmtree(run.checkpoints / _TRAINER, ignore_errors=True)
+    if world.leads:
+        shutil.rmtree(run.checkpoints / _TRAINER, ignore_errors=True)
+    world.barrier()
     start = 0 if run.resume is None else run.resume[0]
     with (
         graceful_stop() as stop,
         stage(f"{recipe.name} seed {recipe.seed}: supervised", recipe.training.steps, start) as bar,
     ):
-        ledger = _Ledger(recipe, run, tokens, bar, stop)
-        with quiet_libraries(), quiet_datasets():
+        ledger = _Ledger(recipe, run, tokens, bar, stop, strategy)
+        with quiet_libraries(), quiet_datasets(), quiet_deepspeed(), deepspeed_on_cpu(strategy):
             trainer = SFTTrainer(
                 model=policy.model,
-                args=_arguments(recipe, run, policy, longest),
+                args=_arguments(recipe, run, policy, longest, strategy),
                 train_dataset=Dataset.from_list([{"prompt": e.prompt, "completion": e.response} for e in examples]),
                 processing_class=policy.tokenizer,
                 callbacks=[make_callback(ledger)],
             )
             trainer.remove_callback(_printer())
+            note(_in_effect(trainer, strategy))
             trainer.train(resume_from_checkpoint=None if run.resume is None else str(run.resume[1]))
-    shutil.rmtree(run.checkpoints / _TRAINER, ignore_errors=True)
-    if stop.requested and ledger.step < recipe.training.steps:
+    if world.leads:
+        shutil.rmtree(run.checkpoints / _TRAINER, ignore_errors=True)
+    if ledger.stopped and ledger.step < recipe.training.steps:
         raise Stopped(f"stopped at step {ledger.step} of {recipe.training.steps}; checkpoint in {run.checkpoints}")
 
 
@@ -102,20 +126,72 @@ def _printer() -> type:
     return PrinterCallback  # type: ignore[no-any-return]
 
 
-def _arguments(recipe: Recipe, run: RunFolder, policy: Policy, longest: int) -> Any:
+def _refuse_other_shards(checkpoint: Path, strategy: Strategy) -> None:
+    """Optimizer state that DeepSpeed has cut up goes with the cut; what is whole goes with any number of processes."""
+    written = json.loads((checkpoint / COUNTERS).read_text()).get("shards")
+    if written != strategy.shards:
+        raise RecipeError(other_shards(written, strategy.shards))
+
+
+def _in_effect(trainer: Any, strategy: Strategy) -> list[str]:
+    """What the trainer is about to do, by its own account; several ways to launch it end in one process in silence."""
+    processes, sharded = trainer.accelerator.num_processes, bool(trainer.is_deepspeed_enabled)
+    if processes != strategy.world.size or sharded != (strategy.deepspeed is not None):
+        raise MachineError(
+            f"asked for {strategy.name} on {strategy.world.size} processes; the trainer would run {processes}, "
+            f"{'with' if sharded else 'without'} DeepSpeed"
+        )
+    if not sharded:
+        return (
+            [f"trainer: {trainer.accelerator.distributed_type.value} on {processes} processes"] if processes > 1 else []
+        )
+    stage = trainer.accelerator.state.deepspeed_plugin.zero_stage
+    if stage != strategy.zero_stage:
+        raise MachineError(f"asked for ZeRO-{strategy.zero_stage}; the trainer would do ZeRO-{stage}")
+    return [f"trainer: ZeRO-{stage} on {processes} processes"]
+
+
+def _deepspeed(strategy: Strategy) -> dict[str, Any] | None:
+    if strategy.deepspeed is None:
+        return None
+    import_deepspeed()
+    config = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**12,
+        **strategy.deepspeed,
+    }
+    # Trained weights are float32, so "16bit" means whole.
+    config["zero_optimization"] = config["zero_optimization"] | {"stage3_gather_16bit_weights_on_model_save": True}
+    if strategy.precision == "bf16":
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return config
+
+
+def _arguments(recipe: Recipe, run: RunFolder, policy: Policy, longest: int, strategy: Strategy) -> Any:
     from trl import SFTConfig
 
     assert recipe.supervised is not None
-    training, per_step = recipe.training, recipe.supervised.examples_per_step
-    rows = micro_batch_rows(per_step, longest, training.micro_batch_tokens)
+    training, per_step, processes = recipe.training, recipe.supervised.examples_per_step, strategy.world.size
+    if per_step % processes:
+        raise RecipeError(
+            f"supervised.examples_per_step: got {per_step}; {processes} processes share it: expected a multiple of that"
+        )
+    rows = micro_batch_rows(per_step // processes, longest, training.micro_batch_tokens)
     return SFTConfig(
         output_dir=str(run.checkpoints / _TRAINER),
-        use_cpu=policy.device == "cpu",
-        bf16=False,
+        use_cpu=policy.device == "cpu" and strategy.deepspeed is None,
+        deepspeed=_deepspeed(strategy),
+        ddp_find_unused_parameters=False if processes > 1 else None,
+        average_tokens_across_devices=True,
+        bf16=strategy.precision == "bf16" and strategy.deepspeed is None,
         gradient_checkpointing=False,
         max_steps=training.steps,
         per_device_train_batch_size=rows,
-        gradient_accumulation_steps=per_step // rows,
+        gradient_accumulation_steps=per_step // rows // processes,
         learning_rate=training.learning_rate,
         lr_scheduler_type=_SCHEDULES[training.schedule],
         warmup_steps=training.warmup_steps,
@@ -137,21 +213,25 @@ def _arguments(recipe: Recipe, run: RunFolder, policy: Policy, longest: int) -> 
 class _Ledger:
     """What the trainer's callback tells: logs each step, turns each save into one of our checkpoints."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, tokens: Sequence[int], bar: Bar, stop: Stop) -> None:
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, tokens: Sequence[int], bar: Bar, stop: Stop, strategy: Strategy
+    ) -> None:
         assert recipe.supervised is not None
-        self._run, self._bar, self._stop = run, bar, stop
+        self._run, self._bar, self._stop, self._strategy = run, bar, stop, strategy
         self._per_step = recipe.supervised.examples_per_step
         self._totals = [0, *accumulate(tokens)]
-        self.step, self._counters = 0, Counters()
+        self.step, self.stopped, self._counters = 0, False, Counters()
         if run.resume is not None:
             self.step = run.resume[0]
-            self._counters = Counters(**json.loads((run.resume[1] / COUNTERS).read_text()))
+            counted = json.loads((run.resume[1] / COUNTERS).read_text())
+            self._counters = Counters(**{name: value for name, value in counted.items() if name != "shards"})
         self._clock = time.monotonic()
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the trainer should save and stop now."""
-        return self._stop.requested
+        """Whether the trainer should save and stop now; all processes agree on it after each step."""
+        self.stopped = self._strategy.world.any(self._stop.requested)
+        return self.stopped
 
     def logged(self, step: int, logs: dict[str, float]) -> None:
         """A step is done."""
@@ -174,7 +254,10 @@ class _Ledger:
 
         def fill(target: Path) -> None:
             shutil.copytree(folder, target, dirs_exist_ok=True)
-            (target / COUNTERS).write_text(json.dumps(asdict(self._counters)))
+            (target / COUNTERS).write_text(json.dumps(asdict(self._counters) | {"shards": self._strategy.shards}))
 
-        write_checkpoint(self._run.checkpoints, step, fill, key=self._run.key)
-        shutil.rmtree(folder)
+        world = self._strategy.world
+        world.barrier()  # each has written its own files
+        write_checkpoint(self._run.checkpoints, step, fill, key=self._run.key, world=world)
+        if world.leads:
+            shutil.rmtree(folder)

@@ -15,6 +15,7 @@ from latentpad.training.corpus import corpus_document
 from latentpad.training.optimizer import learning_rate_scale
 from latentpad.training.pretrain import _accumulate, _document_ids, pretrain
 from latentpad.training.run_folder import RunFolder
+from latentpad.training.world import ALONE
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def test_the_gradient_does_not_depend_on_the_split() -> None:
     rows = documents(policy)
     found = {}
     for budget in (1, 20, 40, 1000):
-        loss = _accumulate(policy, rows, budget)
+        loss = _accumulate(policy, tiny.optimizer(policy), rows, budget, ALONE)
         found[budget] = loss, tiny.gradients(policy)
     expected_loss, expected = found.pop(1000)
     for loss, gradients in found.values():
@@ -51,7 +52,7 @@ def test_the_gradient_does_not_depend_on_the_split() -> None:
 def test_loss_and_gradient_are_those_of_transformers() -> None:
     policy = tiny.policy(double=True)
     rows = documents(policy)
-    loss = _accumulate(policy, rows, budget=40)
+    loss = _accumulate(policy, tiny.optimizer(policy), rows, 40, ALONE)
     ours = tiny.gradients(policy)
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
@@ -76,7 +77,7 @@ def test_counters_and_loss_of_a_run(tmp_path: Path) -> None:
     fresh = tiny.policy()
     rows = [_document_ids(fresh, d.prompt + d.response) for d in first]
     assert records[0]["tokens_trained"] == sum(len(row) - 1 for row in rows)
-    assert records[0]["loss"] == pytest.approx(_accumulate(fresh, rows, 10_000), rel=1e-5)
+    assert records[0]["loss"] == pytest.approx(_accumulate(fresh, tiny.optimizer(fresh), rows, 10_000, ALONE), rel=1e-5)
     assert records[-1]["loss"] < records[0]["loss"]
 
 
@@ -170,7 +171,7 @@ def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
     policy = tiny.policy()
     made = tiny.optimizer(policy, matrix_learning_rate=0.02)
     names = {id(p): name for name, p in policy.model.named_parameters()}
-    adamw, muon = ({names[id(p)] for group in part.param_groups for p in group["params"]} for part, _ in made._parts)
+    adamw, muon = ({names[id(p)] for group in part.param_groups for p in group["params"]} for part, _ in made.replicated._optimizers)
     assert len(muon) == 2 * 7
     assert all("proj" in name for name in muon)
     assert adamw == set(names.values()) - muon

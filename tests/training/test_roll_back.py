@@ -81,6 +81,7 @@ def opened(path: Path, *, keep: int = 2) -> Opened:
     run, policy, ticks = RunFolder(path, RECIPE, "key"), tiny.policy(), Ticks()
     optimizer = Optimizer(policy, RECIPE.training)
     state = TrainingState(run, policy, optimizer, RECIPE.training, {"ticks": ticks}, keep=keep)
+    state.begin()
     return Opened(run, policy, optimizer, ticks, state)
 
 

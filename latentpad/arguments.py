@@ -1,0 +1,89 @@
+"""What may stand on the command line: verbs, their options, and overrides of a recipe's keys."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from latentpad import __version__
+from latentpad.launch import without_local_rank
+from latentpad.recipe.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERBS = ("check", "train", "eval", "ablate", "report", "sample", "export", "doctor")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, with the nearest verb."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = message.split("invalid choice: '")[-1].split("'")[0] if "invalid choice" in message else ""
+        raise RecipeError(f"{message}; {nearest(wrong, VERBS) if wrong else ''}see 'latentpad --help'")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="latentpad",
+        description="Teach a language model to think on a scratchpad from final answers alone.",
+        epilog="Exit codes: 0 done, 2 bad input or training that diverged, 3 the machine cannot, 130 stopped by you "
+        "(checkpoint left), 1 a bug.",
+    )
+    parser.add_argument("--version", action="version", version=f"latentpad {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+    def recipe_arguments(sub: argparse.ArgumentParser, what: str) -> None:
+        sub.add_argument("recipe", type=Path, metavar=what, help="YAML file")
+        sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key, such as training.steps=10")
+
+    sub = verb("check", "find what is wrong with a recipe or an experiment, without running it")
+    recipe_arguments(sub, "RECIPE")
+    sub.add_argument("--full", action="store_true", help="prove on the real model that an RL run would be right")
+    sub = verb("train", "train one recipe, then evaluate it; goes on where it was if it was cut off")
+    recipe_arguments(sub, "RECIPE")
+    sub.add_argument("--out", type=Path, help="run folder (default: runs/NAME)")
+    sub.add_argument("--deepspeed", type=Path, metavar="JSON", help="ZeRO by this configuration (recipes/launch)")
+    sub = verb("eval", "evaluate the newest checkpoint of a run on held-out problems")
+    sub.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key, such as evaluation.problems=2000")
+    sub = verb("ablate", "run the arms x seeds of an experiment, re-use what is done, and write the report")
+    recipe_arguments(sub, "EXPERIMENT")
+    sub.add_argument("--out", type=Path, help="experiment folder (default: runs/EXPERIMENT)")
+    sub = verb("report", "write report/index.html for an experiment or a run")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="experiment or run folder")
+    sub = verb("sample", "show what a run's policy writes for a problem; asks for problems if none is given")
+    sub.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    sub.add_argument("problem", nargs="?", metavar="PROBLEM", help="such as '47+85'")
+    sub.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding (default)")
+    sub.add_argument("--count", type=int, default=1, help="how many responses")
+    sub = verb("export", "write what a run has trained as a model that plain transformers loads")
+    sub.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    sub.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="a new folder; nothing is overwritten")
+    sub.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    sub.add_argument("--adapter", action="store_true", help="the LoRA adapter alone, for peft, not merged")
+    sub = verb("doctor", "say what this machine has, what it lacks, and what to do about it")
+    sub.add_argument("--prebuild", action="store_true", help="build DeepSpeed's extensions ahead of their first use")
+    sub.add_argument("--clear-locks", action="store_true", help="remove locks that killed builds of extensions left")
+    return parser
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Verb, options and overrides; raises `RecipeError`.
+
+    Overrides may stand before or after options, and a problem may begin with a minus; argparse allows neither.
+    """
+    parser = _parser()
+    args, rest = parser.parse_known_args(without_local_rank(arguments))
+    if args.verb == "sample" and args.problem is None and len(rest) == 1 and not rest[0].startswith("--"):
+        args.problem, rest = rest[0], []
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if rest and (overrides != rest or not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += overrides
+    return args
