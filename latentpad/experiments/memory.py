@@ -102,15 +102,17 @@ class Estimate:
         return self.standing + max(self.rollout, self.learning)
 
     def lines(self) -> list[str]:
-        """For people: the total, then each part that is not nothing."""
-        names = ("weights", "adapter", "gradients", "optimizer", "critic", "reference")
-        parts = [f"{name} {readable(size)}" for name in names if (size := getattr(self, name))]
-        where = f"; {readable(self.host)} of it in the host's memory" if self.host else ""
+        """For people: the total with what is held all the time, then what learning takes."""
+        parts = self._named("weights", "adapter", "optimizer", "critic", "reference")
+        where = f" ({readable(self.host)} of it in the host's memory)" if self.host else ""
+        turns = f"the larger of sampling ({readable(self.rollout)}) and learning ({readable(self.learning)})"
         return [
-            f"about {readable(self.total + self.host)} a process: {', '.join(parts)}{where}",
-            f"sampling a chunk takes up to {readable(self.rollout)}, a micro-batch about "
-            f"{readable(self.activations + self.logits)}, at different times",
+            f"about {readable(self.total + self.host)} a process{where}: {parts}, and {turns}",
+            f"learning takes {self._named('gradients', 'activations', 'logits')}",
         ]
+
+    def _named(self, *names: str) -> str:
+        return ", ".join(f"{name} {readable(size)}" for name in names if (size := getattr(self, name)))
 
 
 def readable(size: int) -> str:

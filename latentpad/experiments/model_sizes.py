@@ -42,8 +42,8 @@ class Weight:
     def nf4_bytes(self) -> int:
         """In 4 bits: about 0.516 a number, of which 1/64 is the scales of blocks, and 1/4096 the scales of those.
 
-        >>> Weight((4096, 4096), "linear").nf4_bytes / 4096**2
-        0.51605224609375
+        >>> round(Weight((4096, 4096), "linear").nf4_bytes / 4096**2, 4)
+        0.5159
         """
         blocks = ceil(self.numbers / _BLOCK)
         return ceil(self.numbers / 2) + blocks + 4 * ceil(blocks / _SCALES) + _NF4_TABLES

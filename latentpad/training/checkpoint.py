@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentpad.recipe.errors import RecipeError
-from latentpad.training.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +42,7 @@ def write_checkpoint(
     key: str,
     good: bool = True,
     keep: int = 1,
-    world: World = ALONE,
+    world: World | None = None,
     pieces: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `folder/<step>`, whole or not at all, and drop all others but the newest `keep` good ones.
@@ -57,21 +56,22 @@ def write_checkpoint(
         key: of the recipe; a checkpoint of another recipe is refused on resume.
         good: whether it is one to roll back to; kept in the manifest.
         keep: how many good ones to keep; this one stays in any case.
-        world: the processes.
+        world: the processes; None if this one is alone.
         pieces: writes what each process has of its own.
     """
     aside = folder / f"{_ASIDE}{step}"
-    if world.leads:
+    leads, barrier = (True, lambda: None) if world is None else (world.leads, world.barrier)
+    if leads:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         fill(aside)
-    world.barrier()
+    barrier()
     if pieces is not None:
         pieces(aside)
-    world.barrier()
-    if world.leads:
+    barrier()
+    if leads:
         _finish(folder, aside, step, key=key, good=good, keep=keep)
-    world.barrier()
+    barrier()
     return folder / str(step)
 
 

@@ -13,7 +13,7 @@ from latentpad.models.quiet import quiet_datasets, quiet_libraries
 from latentpad.models.tokenizer import encode_strictly
 from latentpad.progress import stage
 from latentpad.recipe.errors import MachineError, RecipeError, Stopped
-from latentpad.training.accelerate_cpu import deepspeed_on_cpu
+from latentpad.training.trainer_deepspeed import deepspeed_for_trainer
 from latentpad.training.checkpoint import write_checkpoint
 from latentpad.training.corpus import Example, training_example
 from latentpad.training.interrupt import graceful_stop
@@ -100,7 +100,7 @@ def train_supervised(
         stage(f"{recipe.name} seed {recipe.seed}: supervised", recipe.training.steps, start) as bar,
     ):
         ledger = _Ledger(recipe, run, tokens, bar, stop, strategy)
-        with quiet_libraries(), quiet_datasets(), quiet_deepspeed(), deepspeed_on_cpu(strategy):
+        with quiet_libraries(), quiet_datasets(), quiet_deepspeed(), deepspeed_for_trainer(strategy):
             trainer = SFTTrainer(
                 model=policy.model,
                 args=_arguments(recipe, run, policy, longest, strategy),

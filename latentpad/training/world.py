@@ -144,6 +144,8 @@ def joined(launch: Launch) -> Iterator[World]:
         MachineError: a process did not come.
     """
     device = _device(launch)
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed guesses, and says so
     if launch.world_size == 1 and launch.deepspeed is None:
         yield World(device=device)
         return

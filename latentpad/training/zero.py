@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
+import warnings
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -208,23 +208,25 @@ def import_deepspeed() -> Any:
     Raises:
         MachineError: not installed.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         import deepspeed
     except ImportError as error:
         raise MachineError("DeepSpeed is not installed: pip install 'latentpad[deepspeed]'") from error
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # torch 2.13 gives these functions other names; DeepSpeed 0.19 calls them by the old ones.
+    warnings.filterwarnings("ignore", message=".*(all_gather_into_tensor|reduce_scatter_tensor).*deprecated", category=FutureWarning)
     return deepspeed
 
 
 @contextmanager
 def quiet_deepspeed() -> Iterator[None]:
-    """Within the block DeepSpeed logs errors only."""
-    logger = logging.getLogger("DeepSpeed")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Within the block DeepSpeed, and accelerate about it, log errors only."""
+    loggers = [logging.getLogger(name) for name in ("DeepSpeed", "accelerate.accelerator")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

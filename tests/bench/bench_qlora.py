@@ -1,7 +1,7 @@
 """Bytes and times of LoRA over float32, bfloat16 and NF4, and of optimizer states: `python tests/bench/bench_qlora.py`.
 
-Each time is the median of `--repeats` with the least and the most of them. The models take turns, so that a busy
-machine slows all alike. On a CPU; a GPU has other kernels.
+Each time is the median of `--repeats` with the least and the most of them: milliseconds of one core, not of the clock,
+and the models take turns, so that a busy machine slows all alike. On a CPU; a GPU has other kernels.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def turns(work: dict[str, Callable[[], None]], repeats: int) -> dict[str, str]:
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(repeats + 1):
         for name, run in work.items():
-            started = time.perf_counter()
+            started = time.process_time()
             run()
             if turn:  # the first warms up
-                times[name].append(1000 * (time.perf_counter() - started))
+                times[name].append(1000 * (time.process_time() - started))
     return {n: f"{statistics.median(t):7.0f} ({min(t):.0f}-{max(t):.0f})" for n, t in times.items()}
 
 
@@ -113,8 +113,8 @@ def main() -> None:
         lora = LoraSection(rank=options.rank, alpha=2.0 * options.rank)
         policies = {name: load_policy(Path(folder), lora=lora, **kind) for name, kind in KINDS.items()}
     count = sum(p.numel() for p in whole.model.parameters())
-    say(f"{count / 1e6:.1f}M weights, LoRA of rank {options.rank}, {ROWS} x {TOKENS} tokens forward and back (ms),")
-    say(f"{ROWS} x 16 tokens sampled (ms), {options.repeats} repeats: median (least-most)")
+    say(f"{count / 1e6:.1f}M weights, LoRA of rank {options.rank}, {ROWS} x {TOKENS} tokens forward and back (CPU ms),")
+    say(f"{ROWS} x 16 tokens sampled (CPU ms), {options.repeats} repeats: median (least-most)")
     learned = turns({name: lambda p=p: learn(p) for name, p in policies.items()}, options.repeats)
     sampled = turns({name: lambda p=p: sample(p) for name, p in policies.items()}, options.repeats)
     for name, policy in policies.items():

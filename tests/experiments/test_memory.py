@@ -354,9 +354,9 @@ def test_sampling_and_learning_take_turns() -> None:
 def test_lines_name_each_part_that_is_there() -> None:
     line, second = estimate(recipe_of({"scratch": SMALL.model_dump()})).lines()
     assert line.startswith("about ")
-    assert "weights 0.6 MB, gradients 0.6 MB, optimizer 1.2 MB" in line
+    assert ": weights 0.6 MB, optimizer 1.2 MB, and the larger of sampling (" in line
     assert "critic" not in line
-    assert second.startswith("sampling a chunk takes up to ")
+    assert second.startswith("learning takes gradients 0.6 MB, activations ")
 
 
 # --- what `latentpad check` says of it

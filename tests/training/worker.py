@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-HEAVY = ["peft", "trl", "datasets", "tests.training.worker", "tests.tiny", "latentpad.experiments.run"]
+HEAVY = ["peft", "trl", "datasets", "deepspeed", "tests.training.worker", "tests.tiny", "latentpad.experiments.run"]
 PATIENCE = 120.0
 
 

@@ -1,12 +1,16 @@
-"""The one gap in accelerate that keeps DeepSpeed off CPUs, closed: for `SFTTrainer`, which has its processes from there.
+"""What accelerate and transformers need for `SFTTrainer` to use DeepSpeed and leave nothing behind.
+
+accelerate has a gap that keeps DeepSpeed off CPUs, closed here:
 
 accelerate picks gloo only if it is told to use the CPU, and DeepSpeed only if it is not. Asked for both it believes that
 there is one process, or drops DeepSpeed, and says nothing either way. What it ends up with is asserted by the caller.
+
+transformers remembers a ZeRO-3 configuration for the whole process, and from then on cuts up every model that it loads.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,11 +20,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def deepspeed_on_cpu(strategy: Strategy) -> Iterator[None]:
-    """Within the block accelerate gives DeepSpeed's processes gloo where there is no GPU; else nothing is changed."""
-    if strategy.deepspeed is None or strategy.world.device != "cpu":
+def deepspeed_for_trainer(strategy: Strategy) -> Iterator[None]:
+    """Within the block accelerate gives DeepSpeed's processes gloo where there is no GPU; after it models load whole."""
+    if strategy.deepspeed is None:
         yield
         return
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    try:
+        with _gloo_for_deepspeed() if strategy.world.device == "cpu" else nullcontext():
+            yield
+    finally:
+        unset_hf_deepspeed_config()
+
+
+@contextmanager
+def _gloo_for_deepspeed() -> Iterator[None]:
     from accelerate.state import DistributedType, PartialState
 
     prepare = PartialState._prepare_backend
