@@ -145,8 +145,8 @@ def _refuse_what_is_not_there(environment: Mapping[str, str]) -> None:
     steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps not in ("1", "auto"):
         raise MachineError(
-            f"the launcher asks for gradient_accumulation_steps {steps}; the recipe's training.micro_batch_tokens decides: "
-            "remove it or set it to 1"
+            f"the launcher asks for gradient_accumulation_steps {steps}; the recipe's training.micro_batch_tokens "
+            "decides: remove it or set it to 1"
         )
 
 

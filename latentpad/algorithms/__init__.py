@@ -40,11 +40,13 @@ class Needs:
         aggregation: how token losses are averaged; see `token_weights`.
         sampling_rounds: how often a step may sample anew to replace groups without a signal (DAPO); 1 keeps them.
         overlong_buffer: the last so many tokens before the length limit cost up to 1 of reward (DAPO); 0 costs nothing.
+        credit_decay: what is left of a reward's credit from one token to the one before it (PPO's lambda).
     """
 
     aggregation: Aggregation = "token"
     sampling_rounds: int = 1
     overlong_buffer: int = 0
+    credit_decay: float = 1.0
 
 
 class TokenObjective(Protocol):

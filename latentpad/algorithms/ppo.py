@@ -97,8 +97,8 @@ class PPO:
 
     @property
     def needs(self) -> Needs:
-        """The aggregation, and nothing else."""
-        return Needs(self.aggregation)
+        """The aggregation, and how credit decays."""
+        return Needs(self.aggregation, credit_decay=self.lambda_actor)
 
     def lambdas(self, lengths: Tensor) -> Tensor:
         """The actor's lambda of each response, [B].

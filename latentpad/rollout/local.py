@@ -75,8 +75,7 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
     Returns:
         token ids [B] and logprobs [B] in nats.
     """
-    if logits.dtype != torch.float64:
-        logits = logits.float()
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits  # as the learner does
     if sampling.forbidden_ids:
         logits = logits.index_fill(1, torch.tensor(sampling.forbidden_ids, device=logits.device), -torch.inf)
     if sampling.temperature == 0:

@@ -60,19 +60,23 @@ def write_checkpoint(
         pieces: writes what each process has of its own.
     """
     aside = folder / f"{_ASIDE}{step}"
-    leads, barrier = (True, lambda: None) if world is None else (world.leads, world.barrier)
-    if leads:
+    if world is None or world.leads:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         fill(aside)
-    barrier()
+    _wait(world)
     if pieces is not None:
         pieces(aside)
-    barrier()
-    if leads:
+    _wait(world)
+    if world is None or world.leads:
         _finish(folder, aside, step, key=key, good=good, keep=keep)
-    barrier()
+    _wait(world)
     return folder / str(step)
+
+
+def _wait(world: World | None) -> None:
+    if world is not None:
+        world.barrier()
 
 
 def _finish(folder: Path, aside: Path, step: int, *, key: str, good: bool, keep: int) -> None:

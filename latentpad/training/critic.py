@@ -188,5 +188,5 @@ class CriticLearner:
                 return values
             with torch.no_grad():
                 hidden = response_hidden(self._policy.model, batch)
-        values = self.head(hidden)
-        return values
+        found: Tensor = self.head(hidden)
+        return found

@@ -59,7 +59,8 @@ def _weights(recipe: Recipe, policy: Policy) -> str:
     how = f"LoRA rank {recipe.model.lora.rank}" if recipe.model.lora is not None else "all weights"
     kind = recipe.training.optimizer or "adamw"
     saved = ", activations computed anew" if recipe.training.activation_checkpointing else ""
-    return f"{how}: {numbers:,} of {everything:,} numbers trained by {kind} in float32{held}, computed in {computed}{saved}"
+    count = f"{numbers:,} of {everything:,} numbers"
+    return f"{how}: {count} trained by {kind} in float32{held}, computed in {computed}{saved}"
 
 
 def _chunks(recipe: Recipe, processes: int) -> str:

@@ -78,6 +78,7 @@ def _from_logits(
 ) -> tuple[Tensor, Tensor | None]:
     """Logprobs and entropies [B, T] from the model's logits [B, T + 1, V]."""
     logits = out.logits[:, :-1, :]
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits  # as the sampler does
     if forbidden_ids:
         logits = logits.index_fill(2, torch.tensor(forbidden_ids, device=logits.device), -torch.inf)
     if temperature != 1:

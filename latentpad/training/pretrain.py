@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
     from latentpad.tasks import Task
-    from latentpad.training.world import World
     from latentpad.training.run_folder import RunFolder
     from latentpad.training.strategy import Strategy
+    from latentpad.training.world import World
 
 
 def pretrain(

@@ -180,7 +180,7 @@ def split_does_not_matter(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> st
 
 
 def step_raises_right_answers(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
-    """A small step down the loss makes what was rewarded likelier than what was not."""
+    """A small step down the loss makes what was rewarded likelier than what was not, tokens by their credit."""
     bare, rows = replace(_alone(trainer), entropy_coef=0.0, critic=None), _rows(trainer, rollouts)
     largest = max(float(torch.as_tensor(advantage).abs().max()) for advantage in rows.advantages)
     if not largest > LEAST_ADVANTAGE:
@@ -193,13 +193,22 @@ def step_raises_right_answers(trainer: RLTrainer, rollouts: Sequence[Rollout]) -
     batch = _plain(rollouts).to(trainer.policy.device)
     right = torch.tensor(_as_if_right(rollouts), device=trainer.policy.device)
 
+    # Where credit decays, the first tokens of a long response have next to none: normalised, less than none.
+    left = (
+        batch.response_mask.sum(1, keepdim=True)
+        - 1
+        - torch.arange(batch.response_mask.shape[1], device=batch.weights.device)
+    )
+    credit = trainer.algorithm.needs.credit_decay ** left.clamp(min=0).double()
+
     def lead() -> float:
         with torch.no_grad():
-            sums = trainer.learner.forward(batch).logprobs.double().sum(1)
+            sums = (trainer.learner.forward(batch).logprobs.double() * credit).sum(1)
         return float(sums[right].mean() - sums[~right].mean())
 
     before, change = lead(), 0.0
-    for size in (1e-2, 1e-3, 1e-4):  # the first may overshoot
+    # The first may overshoot; bfloat16 does not see the small ones.
+    for size in (1e-2, 1e-3, 1e-4) if trainer.policy.precision != "bf16" else (1e-1, 1e-2, 1.0):
         with _moved_weights(trainer.policy, -size * gradient / gradient.norm()):
             change = lead() - before
         if change > 0:

@@ -43,8 +43,8 @@ def diverged(norm: float, step: int) -> Diverged:
 def other_shards(written: str | None, here: str | None) -> str:
     """The line for a checkpoint whose optimizer state is cut up otherwise than this launch would cut it."""
     return (
-        f"the checkpoint was written under {written or 'no DeepSpeed'}, this is {here or 'without DeepSpeed'}, and optimizer "
-        "state stays with its cut: go on with the same launch, or start another run from it with model.path"
+        f"the checkpoint was written under {written or 'no DeepSpeed'}, this is {here or 'without DeepSpeed'}, and "
+        "optimizer state stays with its cut: go on with the same launch, or start another run from it with model.path"
     )
 
 

@@ -10,16 +10,17 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from latentpad.models.quiet import quiet_datasets, quiet_libraries
+from latentpad.models.reference import snapshot
 from latentpad.models.tokenizer import encode_strictly
 from latentpad.progress import stage
 from latentpad.recipe.errors import MachineError, RecipeError, Stopped
-from latentpad.training.trainer_deepspeed import deepspeed_for_trainer
 from latentpad.training.checkpoint import write_checkpoint
 from latentpad.training.corpus import Example, training_example
 from latentpad.training.interrupt import graceful_stop
 from latentpad.training.replicated import other_shards
 from latentpad.training.run_folder import Counters
 from latentpad.training.strategy import SINGLE
+from latentpad.training.trainer_deepspeed import deepspeed_for_trainer
 from latentpad.training.zero import import_deepspeed, quiet_deepspeed
 
 if TYPE_CHECKING:
@@ -74,12 +75,13 @@ def train_supervised(
     `note` takes what of the strategy is in effect.
 
     Raises:
-        RecipeError: the processes cannot share a step's examples evenly, or were others when the checkpoint was written.
+        RecipeError: the processes cannot share a step's examples evenly, or the checkpoint is cut up otherwise.
         MachineError: the trainer does something else than was asked for.
         Stopped: the user asked to stop; a checkpoint was left.
     """
-    from datasets import Dataset
-    from trl import SFTTrainer
+    with quiet_libraries():
+        from datasets import Dataset
+        from trl import SFTTrainer
 
     from latentpad.training.trainer_callback import make_callback
 
@@ -101,6 +103,7 @@ def train_supervised(
     ):
         ledger = _Ledger(recipe, run, tokens, bar, stop, strategy)
         with quiet_libraries(), quiet_datasets(), quiet_deepspeed(), deepspeed_for_trainer(strategy):
+            trained = snapshot(policy)
             trainer = SFTTrainer(
                 model=policy.model,
                 args=_arguments(recipe, run, policy, longest, strategy),
@@ -108,6 +111,8 @@ def train_supervised(
                 processing_class=policy.tokenizer,
                 callbacks=[make_callback(ledger)],
             )
+            for name, parameter in policy.trainable().items():  # TRL rounds an adapter over 4-bit weights to bfloat16
+                parameter.data = trained[name]
             trainer.remove_callback(_printer())
             note(_in_effect(trainer, strategy))
             trainer.train(resume_from_checkpoint=None if run.resume is None else str(run.resume[1]))
@@ -191,6 +196,7 @@ def _arguments(recipe: Recipe, run: RunFolder, policy: Policy, longest: int, str
         gradient_checkpointing=False,
         max_steps=training.steps,
         per_device_train_batch_size=rows,
+        **_optimizer(training.optimizer, policy.device),
         gradient_accumulation_steps=per_step // rows // processes,
         learning_rate=training.learning_rate,
         lr_scheduler_type=_SCHEDULES[training.schedule],
@@ -208,6 +214,15 @@ def _arguments(recipe: Recipe, run: RunFolder, policy: Policy, longest: int, str
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+
+
+def _optimizer(kind: str | None, device: str) -> dict[str, Any]:
+    """The trainer's words for `training.optimizer`; on a CPU memory is not paged."""
+    if kind in (None, "adamw"):
+        return {}
+    if kind == "paged_adamw_8bit" and device == "cpu":
+        kind = "adamw_8bit"
+    return {"optim": kind} | ({"adam_beta2": 0.99} if kind == "lion_8bit" else {})  # Lion's own, as in `make_optimizer`
 
 
 class _Ledger:

@@ -1,9 +1,8 @@
 """What accelerate and transformers need for `SFTTrainer` to use DeepSpeed and leave nothing behind.
 
-accelerate has a gap that keeps DeepSpeed off CPUs, closed here:
-
-accelerate picks gloo only if it is told to use the CPU, and DeepSpeed only if it is not. Asked for both it believes that
-there is one process, or drops DeepSpeed, and says nothing either way. What it ends up with is asserted by the caller.
+accelerate has a gap that keeps DeepSpeed off CPUs: it picks gloo only if it is told to use the CPU, and DeepSpeed only
+if it is not. Asked for both it believes that there is one process, or drops DeepSpeed, and says nothing either way. The
+gap is closed here; what accelerate ends up with is asserted by the caller.
 
 transformers remembers a ZeRO-3 configuration for the whole process, and from then on cuts up every model that it loads.
 """
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def deepspeed_for_trainer(strategy: Strategy) -> Iterator[None]:
-    """Within the block accelerate gives DeepSpeed's processes gloo where there is no GPU; after it models load whole."""
+    """Within the block accelerate gives DeepSpeed gloo where there is no GPU; after it models load whole again."""
     if strategy.deepspeed is None:
         yield
         return

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed import DistError, PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from latentpad.recipe.errors import MachineError
@@ -165,11 +165,24 @@ def joined(launch: Launch) -> Iterator[World]:
     watch.start()
     try:
         yield World(rank, size, device, PrefixStore("world", store))
+    except RuntimeError as error:
+        # A broken connection says nothing of who broke it; the watch will know.
+        trouble = watch.explain(Watch.patience()) if _is_broken_connection(error) else ""
+        watch.leave(f"{type(error).__name__}: {error}")
+        if trouble:
+            raise MachineError(f"{trouble}; {who} ends too; the same command goes on from the checkpoint") from None
+        raise
     except BaseException as error:
         watch.leave(f"{type(error).__name__}: {error}")
         raise
     watch.leave(LEFT)
     torch.distributed.destroy_process_group()
+
+
+def _is_broken_connection(error: RuntimeError) -> bool:
+    """gloo and NCCL raise errors of no type of their own."""
+    text = str(error).lower()
+    return isinstance(error, DistError) or any(word in text for word in ("gloo", "nccl", "peer", "connection"))
 
 
 def _device(launch: Launch) -> str:

@@ -101,7 +101,7 @@ class Zero:
         size = self._strategy.world.size
         if stage != asked or int(self._engine.dp_world_size) != size:
             raise MachineError(
-                f"asked for ZeRO-{asked} on {size} processes, DeepSpeed does ZeRO-{stage} on {self._engine.dp_world_size}"
+                f"asked for ZeRO-{asked} on {size} processes, DeepSpeed does {stage} on {self._engine.dp_world_size}"
             )
         flat = "fp32_partitioned_groups_flat" if stage == 3 else "single_partition_of_fp32_groups"
         held = sum(partition.numel() for partition in getattr(self._engine.optimizer, flat))
@@ -202,8 +202,8 @@ def _parts(parameters: dict[str, torch.nn.Parameter]) -> list[list[str]]:
 def import_deepspeed() -> Any:
     """DeepSpeed, without the extension that it would compile at every first start on a CPU.
 
-    `deepspeed_shm_comm` speeds up exchanges between processes of one machine; gloo does them as well. Compiling it takes
-    a minute and a compiler, and a process killed meanwhile leaves a lock at which every later start waits for ever.
+    `deepspeed_shm_comm` speeds up exchanges between processes of one machine; gloo does them as well. Compiling it
+    takes a minute and a compiler, and a process killed meanwhile leaves a lock at which every later start waits.
 
     Raises:
         MachineError: not installed.
@@ -214,7 +214,9 @@ def import_deepspeed() -> Any:
         raise MachineError("DeepSpeed is not installed: pip install 'latentpad[deepspeed]'") from error
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # torch 2.13 gives these functions other names; DeepSpeed 0.19 calls them by the old ones.
-    warnings.filterwarnings("ignore", message=".*(all_gather_into_tensor|reduce_scatter_tensor).*deprecated", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message=".*(all_gather_into_tensor|reduce_scatter_tensor).*deprecated", category=FutureWarning
+    )
     return deepspeed
 
 
