@@ -273,6 +273,12 @@ def refuse_unlike(recipe: Recipe, launch: Launch) -> None:
             f"training.optimizer: {training.optimizer!r} is not supported under DeepSpeed, whose ZeRO shards the state "
             "of AdamW: use adamw, or launch without DeepSpeed"
         )
+    critic = {} if recipe.algorithm is None else recipe.algorithm.options.get("critic") or {}
+    if isinstance(critic, dict) and critic.get("kind") == "head":
+        raise MachineError(
+            "algorithm.critic.kind: 'head' is trained in the policy's own pass, which DeepSpeed has to itself: use "
+            "'model', or launch without DeepSpeed"
+        )
     if recipe.model.quantisation is not None and stage == 3:
         raise MachineError("model.quantisation: ZeRO-3 cannot shard 4-bit weights: use ZeRO-1 or 2")
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from latentpad.doctor.processes import PROC, processes
 
-# The extensions that a run can need: what for, and the builder's name in DeepSpeed. `deepspeed_shm_comm`, which
-# DeepSpeed would build at every start on a CPU, is switched off in `latentpad.training.zero`: gloo does its work.
+# The extensions that DeepSpeed may build for a run, and the builder's name there. None has to be: with offload torch's
+# AdamW steps on the host, and `deepspeed_shm_comm`, which DeepSpeed would build at every start on a CPU, is switched
+# off in `latentpad.training.zero`, for gloo does its work.
 EXTENSIONS = {"cpu_adam": ("DeepSpeed's own AdamW on the host (ZeRO-Offload)", "CPUAdamBuilder")}
 STALE_AFTER_MINUTES = 10.0
 CLEAR = "latentpad doctor --clear-locks"
@@ -89,9 +90,9 @@ def build_lines() -> list[tuple[bool, str]]:
         else:
             lines.append(
                 (
-                    False,
-                    f"extension {name} is not built: {use}; the first start that needs it compiles it for a minute or "
-                    "two; to do that ahead: latentpad doctor --prebuild",
+                    True,
+                    f"extension {name} is not built ({use}): no run needs it; where you use DeepSpeed for more, its "
+                    "first start compiles it for a minute or two; to do that ahead: latentpad doctor --prebuild",
                 )
             )
     return [*lines, *((not lock.stale, lock.line()) for lock in find_locks(folder))]
@@ -216,7 +217,12 @@ def _clear(lock: Lock) -> tuple[bool, str]:
 def prebuild(folder: Path) -> list[tuple[bool, str]]:
     """Build the extensions that a run can need, each in a process of its own; a line each, with seconds."""
     if find_spec("deepspeed") is None:
-        return [(False, "DeepSpeed is not installed: there is nothing to build; to get it: pip install deepspeed")]
+        return [
+            (
+                False,
+                "DeepSpeed is not installed: there is nothing to build; to get it: pip install 'latentpad[deepspeed]'",
+            )
+        ]
     return [_prebuild(folder, name, builder) for name, (_, builder) in EXTENSIONS.items()]
 
 

@@ -17,8 +17,8 @@ _OPTIONAL = {
     "math_verify": ("the grader 'math'", "pip install 'latentpad[maths]'"),
     "reasoning_gym": ("the task 'reasoning_gym'", "pip install 'latentpad[gym]'"),
     "accelerate": ("start by 'accelerate launch'", "pip install accelerate"),
-    "deepspeed": ("sharded training (ZeRO)", "pip install deepspeed"),
-    "ninja": ("building of DeepSpeed's extensions", "pip install ninja"),
+    "deepspeed": ("sharded training (ZeRO)", "pip install 'latentpad[deepspeed]'"),
+    "ninja": ("building of DeepSpeed's extensions", "pip install 'latentpad[deepspeed]'"),
     "bitsandbytes": ("4-bit base weights, 8-bit optimizers", "pip install 'latentpad[bitsandbytes]'"),
     "ray": ("rollout workers on several processes and machines", "pip install ray"),
 }

@@ -156,12 +156,14 @@ def _starting_policy(recipe: Recipe) -> Policy:
 def _train(
     recipe: Recipe, run: RunFolder, policy: Policy, strategy: Strategy, launch: Launch, say: Callable[[str], None]
 ) -> None:
+    from latentpad.experiments.fit import check_memory
     from latentpad.training.effect import in_effect
 
     task, text_format = build_task(recipe.task), get_format(recipe.format)
 
     def note(found: list[str]) -> None:
         lines = in_effect(recipe, policy, strategy, launch) + found
+        lines.append(check_memory(recipe, world_size=strategy.world.size, zero_stage=strategy.zero_stage)[1])
         run.note_effect(lines)
         for line in lines:
             say(f"in effect: {line}")

@@ -79,7 +79,10 @@ class Zero:
         return self._in_effect(numbers, everything)
 
     def _config(self) -> dict[str, Any]:
-        passed = self._strategy.deepspeed or {}
+        passed = dict(self._strategy.deepspeed or {})
+        trained = sum(p.numel() for p in self._whole.parameters() if p.requires_grad)
+        # DeepSpeed's own choice, 5e8 numbers, is a buffer of 2 GB, whatever is trained.
+        passed["zero_optimization"] = {"reduce_bucket_size": min(trained, 5 * 10**8)} | passed["zero_optimization"]
         config = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,

@@ -171,7 +171,10 @@ def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
     policy = tiny.policy()
     made = tiny.optimizer(policy, matrix_learning_rate=0.02)
     names = {id(p): name for name, p in policy.model.named_parameters()}
-    adamw, muon = ({names[id(p)] for group in part.param_groups for p in group["params"]} for part, _ in made.replicated._optimizers)
+    adamw, muon = (
+        {names[id(p)] for group in part.param_groups for p in group["params"]}
+        for part, _ in made.replicated._optimizers
+    )
     assert len(muon) == 2 * 7
     assert all("proj" in name for name in muon)
     assert adamw == set(names.values()) - muon
