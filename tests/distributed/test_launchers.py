@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SMALL = "rl.prompts_per_step=4 rl.group_size=4 rollout.chunk_size=8 evaluation.problems=4 training.checkpoint_every=2"
 COMMANDS = {
-    "accelerate": "accelerate launch --config_file recipes/launch/cpu.yaml --main_process_port {port} -m latentpad train",
+    "accelerate": "accelerate launch --config_file recipes/launch/cpu.yaml --main_process_port {port}"
+    " -m latentpad train",
     "accelerate, ZeRO-2": "accelerate launch --config_file recipes/launch/cpu_zero2.yaml --main_process_port {port}"
     " -m latentpad train",
     "torchrun, ZeRO-3": "torchrun --nproc_per_node 2 --master_port {port} -m latentpad train"

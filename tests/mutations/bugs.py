@@ -215,8 +215,8 @@ REDUCTIONS = (
         "each micro-batch is divided by its own tokens",
         "SkyRL #1504",
         f"{_TRAINING}pretrain.py",
-        "(loss / targets).backward()",
-        "(loss / (labels[:, 1:] >= 0).sum()).backward()",
+        "optimizer.backward(loss / targets)",
+        "optimizer.backward(loss / (labels[:, 1:] >= 0).sum())",
         ("tests/training/test_pretrain.py::test_the_gradient_does_not_depend_on_the_split",),
     ),
     Bug(
@@ -459,8 +459,8 @@ KL = (
         "the weight never reaches the loss",
         "Roblox/FAI-RL #96 (`beta` never forwarded)",
         f"{_TRAINING}rl.py",
-        "self.learner.step(part.batches(budget), step, self.kl.loss_coef)",
-        "self.learner.step(part.batches(budget), step, 0.0)",
+        "self.learner.step(part.batches(budget, self.world), step, self.kl.loss_coef)",
+        "self.learner.step(part.batches(budget, self.world), step, 0.0)",
         (f"{_GAPS}test_kl_in_the_loss_holds_the_policy",),
     ),
     Bug(
@@ -606,8 +606,8 @@ CRITIC = (
         "the value learned at a token is that of the state after it",
         _VALUES,
         f"{_TRAINING}critic.py",
-        "values: Tensor = self.head(hidden)[:, :-1]",
-        "values: Tensor = self.head(hidden)[:, 1:]",
+        "values = found[:, :-1]",
+        "values = found[:, 1:]",
         (f"{_GAPS}test_a_value_is_of_the_state_before_its_token",),
     ),
     Bug(
@@ -644,7 +644,7 @@ LOOP = (
         "gradients not cleared",
         "the gradient of every step holds those of all before it",
         "-",
-        f"{_TRAINING}optimizer.py",
+        f"{_TRAINING}replicated.py",
         "optimizer.zero_grad(set_to_none=True)",
         "optimizer.zero_grad",
         (f"{_GAPS}test_a_step_clears_its_gradients",),
@@ -653,7 +653,7 @@ LOOP = (
         "broken gradient stepped",
         "a gradient that is not a number is applied",
         "-",
-        f"{_TRAINING}optimizer.py",
+        f"{_TRAINING}replicated.py",
         "if not math.isfinite(norm):",
         "if norm is None:",
         (f"{_LEARNER}test_a_gradient_that_is_not_finite_is_refused_and_changes_no_weight",),
@@ -883,4 +883,102 @@ EVIDENCE = (
     ),
 )
 
-BUGS = TOKENS + REDUCTIONS + ADVANTAGES + RATIOS + KL + CRITIC + LOOP + REWARDS + EVIDENCE
+_SAME = "tests/distributed/test_same_numbers.py::test_two_processes_do_what_one_does"
+_TOGETHER = "tests/distributed/test_resume_together.py::test_killed_and_started_again_it_ends_in_the_same_bits"
+_STOP_ALL = "tests/distributed/test_faults.py::test_told_to_stop_one_or_all_leave_a_checkpoint_together"
+_MEANS = "SkyRL #925, prime-rl #583, OpenRLHF #1249, NeMo #3791, ms-swift #10117"
+
+PROCESSES = (
+    Bug(
+        "gradients averaged over processes",
+        "a process with few live rows counts as much as one with many",
+        _MEANS,
+        f"{_TRAINING}world.py",
+        "torch.distributed.all_reduce(flat)",
+        "torch.distributed.all_reduce(flat), flat.div_(torch.distributed.get_world_size())",
+        (f"{_SAME}[grpo-replicated]",),
+    ),
+    Bug(
+        "DeepSpeed's mean taken for a sum",
+        "under ZeRO gradients are too small by the number of processes",
+        _MEANS,
+        f"{_TRAINING}zero.py",
+        "self._engine.backward(loss * self._strategy.world.size)",
+        "self._engine.backward(loss)",
+        (f"{_SAME}[grpo-zero-2]",),
+    ),
+    Bug(
+        "every process learns from the same rows",
+        "a row is learned from twice, another one never",
+        "-",
+        f"{_TRAINING}collate.py",
+        "order[first::size] for first in range(size)",
+        "order[0 * first :: size] for first in range(size)",
+        (f"{_SAME}[grpo-replicated]",),
+    ),
+    Bug(
+        "waiting process learns",
+        "a micro-batch that only keeps others company has a gradient",
+        "-",
+        f"{_TRAINING}collate.py",
+        "response_mask=torch.zeros_like(batch.response_mask)",
+        "response_mask=batch.response_mask",
+        ("tests/training/test_world.py::test_a_process_that_waits_learns_nothing",),
+    ),
+    Bug(
+        "rollouts from before the last step",
+        "under ZeRO-3 the whole copy does not follow the shards",
+        "verl #7495",
+        f"{_TRAINING}zero.py",
+        "raise diverged(norm, step)\n        self._refresh()",
+        "raise diverged(norm, step)",
+        (f"{_SAME}[grpo-zero-3]",),
+    ),
+    Bug(
+        "shards not restored",
+        "after a resume ZeRO's moments start from 0",
+        _RESUME,
+        f"{_TRAINING}state.py",
+        "piece.restore(folder)",
+        "str(piece)",
+        (f"{_TOGETHER}[zero-2-ppo]",),
+    ),
+    Bug(
+        "metrics of one process",
+        "what is logged is of rank 0's rows alone",
+        "-",
+        f"{_TRAINING}learner.py",
+        "parts = self.world.gather((loss_sum, tokens, sums, torch.cat(log_ratios)))",
+        "parts = [(loss_sum, tokens, sums, torch.cat(log_ratios))]",
+        (f"{_SAME}[grpo-replicated]",),
+    ),
+    Bug(
+        "one process stops",
+        "a stop is heard by one process, and the others wait for it",
+        "-",
+        f"{_TRAINING}state.py",
+        "self._world.any(stop.requested)",
+        "stop.requested",
+        (f"{_STOP_ALL}[15-told_to1-replicated]",),
+    ),
+    Bug(
+        "DeepSpeed dropped in silence",
+        "accelerate believes in one process where there are two, or does without DeepSpeed",
+        "accelerate 1.15 on a CPU",
+        f"{_TRAINING}trainer_deepspeed.py",
+        'return "gloo", DistributedType.MULTI_CPU',
+        "return found, kind",
+        (f"{_SAME}[supervised-zero-2]",),
+    ),
+    Bug(
+        "chunks one token late",
+        "in a large vocabulary a token is scored by what comes after it",
+        "-",
+        f"{_TRAINING}chunked_head.py",
+        "rows = hidden[:, -length - 1 : -1][mask]",
+        "rows = hidden[:, -length:][mask]",
+        ("tests/training/test_forward_chunks.py::test_chunks_give_the_same_in_single_precision",),
+    ),
+)
+
+BUGS = TOKENS + REDUCTIONS + ADVANTAGES + RATIOS + KL + CRITIC + LOOP + REWARDS + EVIDENCE + PROCESSES
