@@ -18,7 +18,9 @@ from tests import tiny
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "recipes"
+LAUNCH = FOLDER / "launch"
+RECIPES = sorted([*FOLDER.glob("*.yaml"), *(FOLDER / "single").glob("*.yaml")])
 EXPECTED = {
     "demo.yaml",
     "addition_nye_exact.yaml",
@@ -32,7 +34,14 @@ EXPECTED = {
     "addition_ladder.yaml",
     "beyond_nye.yaml",
     "beyond_nye_scarce.yaml",
+    "base.yaml",
+    "grpo.yaml",
+    "grpo_bf16.yaml",
+    "nye.yaml",
+    "ppo_qlora.yaml",
 }
+# Rows of 4-bit weights are made of blocks of 64.
+BLOCKS = {"hidden_size": 64, "intermediate_size": 64}
 SMALL_MODEL = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "max_positions": 512}
 SMALL_TRAINING = {"steps": 2, "warmup_steps": 1, "checkpoint_every": 1}
 
@@ -41,7 +50,7 @@ def shrunk(path: Path) -> list[str]:
     """Overrides that make a recipe small, and change nothing else of it."""
     data = read_yaml(path)
     if not is_experiment(data):
-        return ["rl.prompts_per_step=4", "rl.group_size=4", "evaluation.problems=3", *_small("training.")]
+        return [*_small_run(data), "evaluation.problems=3", *_small("training.")]
     overrides = ["seeds=[0]", "shared.evaluation.problems=3"]
     for name, arm in data["arms"].items():
         where = f"arms.{name}."
@@ -60,6 +69,15 @@ def shrunk(path: Path) -> list[str]:
         if "prompts_per_step" in arm.get("rl", {}):
             overrides += [f"{where}rl.prompts_per_step=4", f"{where}rl.group_size=4"]
     return overrides
+
+
+def _small_run(data: dict[str, Any]) -> list[str]:
+    if data["method"] == "pretrain":
+        return ["pretrain.documents_per_step=4", *_small_model("model.scratch", data)]
+    if data["method"] == "supervised":
+        return ["supervised.examples_per_step=4"]
+    critic = ["algorithm.critic.pretraining_steps=1"] if data["algorithm"]["name"] == "ppo" else []
+    return ["rl.prompts_per_step=4", "rl.group_size=4", *critic]
 
 
 def _small_model(where: str, arm: dict[str, Any]) -> list[str]:
@@ -155,8 +173,8 @@ def test_the_forced_empty_arm_never_writes_a_scratchpad(demo: Path) -> None:
 def test_the_recipe_runs(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = shrunk(path)
     verb = "ablate" if is_experiment(read_yaml(path)) else "train"
-    if verb == "train":
-        tiny.policy(sizes=tiny.SIZES.model_copy(update={"max_positions": 256})).save(tmp_path / "base")
+    if verb == "train" and "path" in read_yaml(path)["model"]:
+        tiny.policy(sizes=tiny.SIZES.model_copy(update={"max_positions": 256, **BLOCKS})).save(tmp_path / "base")
         overrides.append(f"model.path={tmp_path / 'base'}")
     out = tmp_path / "out"
     assert main(["check", str(path), *overrides]) == 0
@@ -198,3 +216,30 @@ def test_settings_can_be_chosen_on_problems_that_are_not_the_test(
     records = [json.loads(line) for line in (run / "eval" / "2.jsonl").read_text().splitlines()]
     assert {record["split"] for record in records} == {"validation"}
     assert not {record["problem"].split("/")[-1] for record in records} & {problem.split("/")[-1] for problem in test}
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "machines", "deepspeed"),
+    [
+        ("cpu", 2, 1, None),
+        ("cpu_zero2", 2, 1, "zero2.json"),
+        ("gpu", 1, 1, None),
+        ("node", 8, 1, "zero2.json"),
+        ("nodes", 16, 2, "zero3.json"),
+    ],
+)
+def test_accelerate_reads_its_configurations(name: str, processes: int, machines: int, deepspeed: str | None) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
+    assert (config.num_processes, config.num_machines) == (processes, machines)
+    file = (config.deepspeed_config or {}).get("deepspeed_config_file")
+    assert file == (None if deepspeed is None else f"recipes/launch/{deepspeed}")
+    assert deepspeed is None or (LAUNCH / deepspeed).is_file()
+
+
+def test_every_launch_configuration_is_named_in_the_guide() -> None:
+    guide = (LAUNCH / "README.md").read_text()
+    files = [file.name for file in LAUNCH.iterdir() if file.suffix in (".yaml", ".json")]
+    assert len(files) == 9
+    assert [name for name in files if f"({name})" not in guide] == []

@@ -160,10 +160,10 @@ def _train(
     from latentpad.training.effect import in_effect
 
     task, text_format = build_task(recipe.task), get_format(recipe.format)
+    memory = check_memory(recipe, world_size=strategy.world.size, zero_stage=strategy.zero_stage)[1]
 
     def note(found: list[str]) -> None:
-        lines = in_effect(recipe, policy, strategy, launch) + found
-        lines.append(check_memory(recipe, world_size=strategy.world.size, zero_stage=strategy.zero_stage)[1])
+        lines = [*in_effect(recipe, policy, strategy, launch), *found, memory]
         run.note_effect(lines)
         for line in lines:
             say(f"in effect: {line}")

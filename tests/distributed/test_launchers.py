@@ -63,9 +63,9 @@ def test_the_recipe_runs_under_the_launcher(name: str, base: Path, tmp_path: Pat
     said, _ = process.communicate(timeout=180)
     assert process.returncode == 0, said[-3000:]
     launcher, _, zero = name.partition(", ")
-    first, *_, last = in_effect(tmp_path / "run")
+    first, *others = in_effect(tmp_path / "run")
     assert first.startswith(f"2 processes by {launcher}, exchanging by gloo; {zero.lower() or 'replicated'} on CPU")
-    assert (zero or "weights, gradients and optimizer state whole") in last
+    assert any((zero or "weights, gradients and optimizer state whole") in line for line in others)
     assert first in said
     assert len(runs.metrics(tmp_path / "run")) == 3
 
@@ -74,7 +74,7 @@ def test_supervised_under_accelerate_is_what_it_says(base: Path, tmp_path: Path)
     process = started(COMMANDS["accelerate, ZeRO-2"], base, tmp_path / "run", steps=2, recipe="nye")
     said, _ = process.communicate(timeout=180)
     assert process.returncode == 0, said[-3000:]
-    assert in_effect(tmp_path / "run")[-1] == "trainer: ZeRO-2 on 2 processes"
+    assert "trainer: ZeRO-2 on 2 processes" in in_effect(tmp_path / "run")
 
 
 def test_a_launcher_that_starts_less_than_it_was_asked_for_is_refused(base: Path, tmp_path: Path) -> None:
@@ -86,8 +86,10 @@ def test_a_launcher_that_starts_less_than_it_was_asked_for_is_refused(base: Path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["torchrun, ZeRO-3", "accelerate", "deepspeed, ZeRO-2"])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("torchrun, ZeRO-3", signal.SIGTERM), ("accelerate", signal.SIGINT), ("deepspeed, ZeRO-2", signal.SIGTERM)],
+)
 def test_a_launcher_that_is_told_to_stop_leaves_a_checkpoint(
     name: str, number: signal.Signals, base: Path, tmp_path: Path
 ) -> None:
