@@ -12,7 +12,7 @@ import pytest
 
 from latentpad.cli import main
 from latentpad.models.tokenizer import character_tokenizer
-from latentpad.preflight import check_plan, check_recipe, containment, refuse_launchers, refuse_missing_packages
+from latentpad.preflight import check_plan, check_recipe, containment, refuse_missing_packages
 from latentpad.recipe.errors import MachineError, RecipeError
 from latentpad.recipe.load import content_key, load_plan
 from latentpad.recipe.schema import Recipe
@@ -217,18 +217,15 @@ def test_a_child_is_checked_with_the_checkpoint_of_its_parent(
     assert [line.partition(":")[0] for line in lines] == ["arms.base"] * 2 + ["arms.child"] * 4
 
 
-@pytest.mark.parametrize(
-    ("environment", "named"),
-    [({"WORLD_SIZE": "2"}, "WORLD_SIZE=2"), ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed")],
-)
-def test_a_launcher_that_would_be_ignored_is_refused(environment: dict[str, str], named: str) -> None:
-    with pytest.raises(MachineError, match=named):
-        refuse_launchers(environment)
-
-
-@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1"}, {"ACCELERATE_USE_DEEPSPEED": "false"}])
-def test_one_process_may_come_from_any_launcher(environment: dict[str, str]) -> None:
-    refuse_launchers(environment)
+def test_deepspeed_that_is_not_installed_is_refused_before_any_work(
+    recipe_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.model_validate(recipe_data)
+    refuse_missing_packages(recipe, deepspeed=True)
+    monkeypatch.setattr("latentpad.preflight.find_spec", lambda name: None)
+    refuse_missing_packages(recipe)
+    with pytest.raises(MachineError, match=r"pip install 'latentpad\[deepspeed\]'"):
+        refuse_missing_packages(recipe, deepspeed=True)
 
 
 def test_a_supervised_arm_without_trl_is_refused_before_any_work(

@@ -10,6 +10,7 @@ from latentpad.models.critic import critic_trunk, value_head
 from latentpad.recipe.schema import LoraSection
 from latentpad.training.forward import response_hidden
 from latentpad.training.optimizer import learning_rate_scale
+from latentpad.training.optimizers import make_optimizer
 from latentpad.training.reduce import inside, weighted_sum
 from latentpad.training.replicated import Replicated
 from latentpad.training.strategy import SINGLE
@@ -79,7 +80,7 @@ class CriticLearner:
     def _optimizers(self, module: Any) -> list[tuple[torch.optim.Optimizer, float]]:
         rate = self._algorithm.critic.learning_rate
         weights = [p for p in module.parameters() if p.requires_grad]
-        return [(torch.optim.AdamW(weights, lr=rate, weight_decay=0.0), rate)]
+        return [(make_optimizer(self._training.optimizer, weights, lr=rate, weight_decay=0.0), rate)]
 
     @property
     def minibatches(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ CASES = [
     *((name, strategy) for name in EVERYWHERE for strategy in ranks.STRATEGIES[:4]),
     *((name, "zero-2-offload") for name in ("grpo-lora", "supervised-lora")),
     *((name, strategy) for name in ("grpo-kl", "activations anew") for strategy in ("replicated", "zero-3")),
+    ("grpo-kl", "zero-2"),
     ("ppo-head", "replicated"),
 ]
 
@@ -119,3 +121,44 @@ def test_these_runs_have_what_could_go_wrong(alone: Callable[[str], tuple[Path, 
     assert all(record["grad_norm"] > 0.01 for record in runs.metrics(run))
     evaluated = [json.loads(line) for line in (run / "eval" / f"{STEPS}.jsonl").read_text().splitlines()]
     assert len({len(line["response"]) for line in evaluated}) > 1
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """From step 3 on the loss is not a number, until steps are halved twice."""
+
+    def __call__(self, rank: int = 0) -> None:
+        runs.Trouble(step=3, while_scale=0.5)()
+
+
+@pytest.mark.parametrize("strategy", ["replicated", "zero-2", "zero-3"])
+def test_processes_roll_back_together(strategy: str, base: Path, tmp_path: Path) -> None:
+    training = {**TRAINING, "steps": 5, "checkpoint_every": 1}
+    health = {"action": "roll_back", "window": 1}
+    recipe = runs.write_rl(base, tmp_path, training=training, health=health, algorithm=CRITIC, model=LORA)
+    assert worker.finish(worker.start(recipe, tmp_path / "alone", Trouble())) == 0
+    found = ranks.trained(recipe, tmp_path / "run", strategy=strategy, also=Trouble())
+    ours, theirs = runs.metrics(found), runs.metrics(tmp_path / "alone")
+    assert runs.alarms(found) == runs.alarms(tmp_path / "alone") != []
+    assert [record["step"] for record in ours] == [1, 2, 3, 4, 5]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["samples"] == other["samples"]
+        assert mine["value_loss"] == pytest.approx(other["value_loss"], rel=1e-3)
+        assert mine.get("learning_rate") == other.get("learning_rate")
+    assert ours[-1]["learning_rate"] == 0.0025
+
+
+@pytest.mark.parametrize("strategy", ["replicated", "zero-2", "zero-3"])
+def test_in_bfloat16_the_first_step_is_about_that_in_float32(strategy: str, base: Path, tmp_path: Path) -> None:
+    first = {**TRAINING, "steps": 1, "checkpoint_every": 1}
+    exact = runs.write_rl(base, tmp_path / "fp32", training=first, model=LORA, **UNEVEN)
+    rounded = runs.write_rl(base, tmp_path / "bf16", training={**first, "precision": "bf16"}, model=LORA, **UNEVEN)
+    assert worker.finish(worker.start(exact, tmp_path / "fp32" / "run")) == 0
+    found = ranks.trained(rounded, tmp_path / "bf16" / "run", strategy=strategy)
+    [expected], [step] = runs.metrics(tmp_path / "fp32" / "run"), runs.metrics(found)
+    assert step["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.1)
+    assert step["grad_norm"] != expected["grad_norm"]
+    assert step["mismatch_kl"] < 1e-4
+    assert any(
+        "computed in bfloat16" in line for line in json.loads((found / "environment.json").read_text())["in_effect"]
+    )
