@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from latentpad.launch import Launch, check_deepspeed, read_launch, refuse_several, refuse_unlike, without_local_rank
+from latentpad.launch import Launch, read_launch, refuse_several, refuse_unlike, without_local_rank
+from latentpad.launch.deepspeed import check_deepspeed
 from latentpad.recipe.errors import MachineError, RecipeError
 from tests import tiny
 

@@ -187,6 +187,8 @@ def _is_broken_connection(error: RuntimeError) -> bool:
 
 def _device(launch: Launch) -> str:
     """The GPU that is this process's own, or the CPU."""
+    if launch.cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before CUDA is looked for: models go where it is found
     if launch.cpu or not torch.cuda.is_available():
         return "cpu"
     if launch.local_size > torch.cuda.device_count():
