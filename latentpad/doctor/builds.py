@@ -21,7 +21,7 @@ from latentpad.doctor.processes import PROC, processes
 
 # The extensions that DeepSpeed may build for a run, and the builder's name there. None has to be: with offload torch's
 # AdamW steps on the host, and `deepspeed_shm_comm`, which DeepSpeed would build at every start on a CPU, is switched
-# off in `latentpad.training.zero`, for gloo does its work.
+# off in `latentpad.training.processes.zero`, for gloo does its work.
 EXTENSIONS = {"cpu_adam": ("DeepSpeed's own AdamW on the host (ZeRO-Offload)", "CPUAdamBuilder")}
 STALE_AFTER_MINUTES = 10.0
 CLEAR = "latentpad doctor --clear-locks"

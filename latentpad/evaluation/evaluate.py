@@ -14,8 +14,8 @@ from latentpad.progress import stage
 from latentpad.rollout import Request, Sampling
 from latentpad.seeding import seed_of
 from latentpad.training.episodes import grade_rollouts, make_prompt, shown_answer
+from latentpad.training.processes.world import ALONE
 from latentpad.training.run_folder import write_json
-from latentpad.training.world import ALONE
 from reward import Outcome, writes_scratchpad
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from latentpad.recipe.schema import Recipe
     from latentpad.rollout.local import LocalEngine
     from latentpad.tasks import Task
-    from latentpad.training.world import World
+    from latentpad.training.processes.world import World
     from latentpad.types import Episode, Problem
 
 DECODINGS = {"greedy": 0.0, "temperature=1": 1.0}

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
+    from latentpad.training.processes.strategy import Strategy
+    from latentpad.training.processes.world import World
     from latentpad.training.run_folder import RunFolder
-    from latentpad.training.strategy import Strategy
-    from latentpad.training.world import World
 
 DONE = "done.json"
 
@@ -62,8 +62,8 @@ def run_recipe(
     refuse_missing_packages(recipe, deepspeed=launch.deepspeed is not None)
     check_recipe(recipe)
     key = content_key(recipe, parent_key)
-    from latentpad.training.strategy import Strategy
-    from latentpad.training.world import joined
+    from latentpad.training.processes.strategy import Strategy
+    from latentpad.training.processes.world import joined
 
     with joined(launch) as world:
         if world.from_leader(is_done(folder, key)):
@@ -157,7 +157,7 @@ def _train(
     recipe: Recipe, run: RunFolder, policy: Policy, strategy: Strategy, launch: Launch, say: Callable[[str], None]
 ) -> None:
     from latentpad.experiments.fit import check_memory
-    from latentpad.training.effect import in_effect
+    from latentpad.training.processes.effect import in_effect
 
     task, text_format = build_task(recipe.task), get_format(recipe.format)
     memory = check_memory(recipe, world_size=strategy.world.size, zero_stage=strategy.zero_stage)[1]
@@ -197,7 +197,7 @@ def evaluate_run(
     """Evaluate the newest checkpoint of a run, loaded from disk as anyone would: step, cells, records."""
     from latentpad.evaluation.evaluate import evaluate
     from latentpad.rollout.local import LocalEngine
-    from latentpad.training.world import ALONE
+    from latentpad.training.processes.world import ALONE
 
     opened = open_run(folder, recipe)
     policy = opened.policy()

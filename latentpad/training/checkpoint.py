@@ -14,7 +14,7 @@ from latentpad.recipe.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from latentpad.training.world import World
+    from latentpad.training.processes.world import World
 
 MANIFEST = "manifest.json"
 STATE = "training_state.pt"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latentpad.training.world import ALONE
+from latentpad.training.processes.world import ALONE
 from latentpad.types import Batch
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from latentpad.training.world import World
+    from latentpad.training.processes.world import World
     from latentpad.types import Rollout
 
 

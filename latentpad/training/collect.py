@@ -10,7 +10,7 @@ from latentpad.recipe.errors import MachineError
 from latentpad.rollout import Request
 from latentpad.seeding import name_of, seed_of
 from latentpad.training.episodes import grade_rollouts, into_groups, make_prompt
-from latentpad.training.world import ALONE
+from latentpad.training.processes.world import ALONE
 from reward import Outcome
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latentpad.rollout import RolloutEngine, Sampling
     from latentpad.tasks import Task
     from latentpad.training.ladder import Ladder
-    from latentpad.training.world import World
+    from latentpad.training.processes.world import World
     from latentpad.types import Episode, Group, Problem
 
 # The share of a step's rollouts whose grading may break before the step is refused.

@@ -11,9 +11,9 @@ from latentpad.recipe.schema import LoraSection
 from latentpad.training.forward import response_hidden
 from latentpad.training.optimizer import learning_rate_scale
 from latentpad.training.optimizers import make_optimizer
+from latentpad.training.processes.replicated import Replicated
+from latentpad.training.processes.strategy import SINGLE
 from latentpad.training.reduce import inside, weighted_sum
-from latentpad.training.replicated import Replicated
-from latentpad.training.strategy import SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from latentpad.models.critic import ValueHead
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import TrainingSection
-    from latentpad.training.strategy import Strategy
+    from latentpad.training.processes.strategy import Strategy
     from latentpad.types import Batch, TokenLoss
 
 

@@ -9,8 +9,8 @@ import torch
 
 from latentpad.algorithms.parts import kl_estimate
 from latentpad.training.forward import forward
+from latentpad.training.processes.world import ALONE
 from latentpad.training.reduce import inside, ratio_metrics, weighted_sum
-from latentpad.training.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latentpad.training.critic import CriticLearner
     from latentpad.training.forward import Forward
     from latentpad.training.optimizer import Optimizer
-    from latentpad.training.world import World
+    from latentpad.training.processes.world import World
     from latentpad.types import Batch
 
 

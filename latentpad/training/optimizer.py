@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latentpad.training.optimizers import make_optimizer
-from latentpad.training.replicated import Replicated
-from latentpad.training.strategy import SINGLE
+from latentpad.training.processes.replicated import Replicated
+from latentpad.training.processes.strategy import SINGLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import TrainingSection
-    from latentpad.training.strategy import Strategy
+    from latentpad.training.processes.strategy import Strategy
 
 
 def learning_rate_scale(training: TrainingSection, step: int, *, idle: int = 0) -> float:

@@ -13,8 +13,8 @@ from latentpad.training.collate import deal
 from latentpad.training.corpus import corpus_document
 from latentpad.training.interrupt import graceful_stop
 from latentpad.training.optimizer import Optimizer
+from latentpad.training.processes.strategy import SINGLE
 from latentpad.training.state import TrainingState
-from latentpad.training.strategy import SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
     from latentpad.tasks import Task
+    from latentpad.training.processes.strategy import Strategy
+    from latentpad.training.processes.world import World
     from latentpad.training.run_folder import RunFolder
-    from latentpad.training.strategy import Strategy
-    from latentpad.training.world import World
 
 
 def pretrain(

@@ -19,8 +19,8 @@ from latentpad.recipe.errors import MachineError
 from latentpad.training.collate import Rows
 from latentpad.training.collect import step_problems, step_requests
 from latentpad.training.episodes import make_prompt
+from latentpad.training.processes.world import ALONE
 from latentpad.training.rows import Observed, make_rows, observe
-from latentpad.training.world import ALONE
 from latentpad.types import FinishReason, Rollout
 
 if TYPE_CHECKING:

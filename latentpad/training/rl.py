@@ -20,11 +20,11 @@ from latentpad.training.kl_term import KLTerm
 from latentpad.training.ladder import Ladder
 from latentpad.training.learner import Learner
 from latentpad.training.optimizer import Optimizer
+from latentpad.training.processes.strategy import SINGLE
 from latentpad.training.rows import make_rows, observe, value_metrics
 from latentpad.training.signal import training_signal, verdicts
 from latentpad.training.state import TrainingState
 from latentpad.training.step_metrics import over_updates, step_metrics
-from latentpad.training.strategy import SINGLE
 
 if TYPE_CHECKING:
     from latentpad.algorithms import Algorithm
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from latentpad.tasks import Task
     from latentpad.training.collect import Collected
     from latentpad.training.interrupt import Stop
+    from latentpad.training.processes.strategy import Strategy
     from latentpad.training.run_folder import RunFolder
-    from latentpad.training.strategy import Strategy
 
 
 class RLTrainer:

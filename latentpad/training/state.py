@@ -10,8 +10,8 @@ import torch
 
 from latentpad.recipe.errors import Diverged, MachineError, RecipeError, Stopped
 from latentpad.training.checkpoint import STATE, discard, is_good, steps_in, verify, write_checkpoint
+from latentpad.training.processes.world import ALONE
 from latentpad.training.run_folder import Counters
-from latentpad.training.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from latentpad.recipe.schema import TrainingSection
     from latentpad.training.interrupt import Stop
     from latentpad.training.optimizer import Optimizer
+    from latentpad.training.processes.world import World
     from latentpad.training.run_folder import RunFolder
-    from latentpad.training.world import World
 
 
 class Part(Protocol):

@@ -17,11 +17,11 @@ from latentpad.recipe.errors import MachineError, RecipeError, Stopped
 from latentpad.training.checkpoint import write_checkpoint
 from latentpad.training.corpus import Example, training_example
 from latentpad.training.interrupt import graceful_stop
-from latentpad.training.replicated import other_shards
+from latentpad.training.processes.replicated import other_shards
+from latentpad.training.processes.strategy import SINGLE
+from latentpad.training.processes.trainer_deepspeed import deepspeed_for_trainer
+from latentpad.training.processes.zero import import_deepspeed, quiet_deepspeed
 from latentpad.training.run_folder import Counters
-from latentpad.training.strategy import SINGLE
-from latentpad.training.trainer_deepspeed import deepspeed_for_trainer
-from latentpad.training.zero import import_deepspeed, quiet_deepspeed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from latentpad.recipe.schema import Recipe
     from latentpad.tasks import Task
     from latentpad.training.interrupt import Stop
+    from latentpad.training.processes.strategy import Strategy
     from latentpad.training.run_folder import RunFolder
-    from latentpad.training.strategy import Strategy
 
 COUNTERS = "counters.json"
 _SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}

@@ -42,7 +42,7 @@ class Quick:
     then: Callable[[], None] | None = None
 
     def __call__(self, rank: int) -> None:
-        from latentpad.training import watch
+        from latentpad.training.processes import watch
 
         watch.SILENCE = SILENCE
         if rank == self.of_rank and self.then is not None:
@@ -154,7 +154,8 @@ def test_a_reward_that_never_ends_is_given_up_and_named(base: Path, tmp_path: Pa
 @dataclass(frozen=True)
 class Impatient:
     def __call__(self, rank: int) -> None:
-        from latentpad.training import collect, world
+        from latentpad.training import collect
+        from latentpad.training.processes import world
 
         world.PATIENCE = 4.0
         if rank == 1:

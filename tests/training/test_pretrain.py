@@ -14,8 +14,8 @@ from latentpad.tasks import build_task
 from latentpad.training.corpus import corpus_document
 from latentpad.training.optimizer import learning_rate_scale
 from latentpad.training.pretrain import _accumulate, _document_ids, pretrain
+from latentpad.training.processes.world import ALONE
 from latentpad.training.run_folder import RunFolder
-from latentpad.training.world import ALONE
 from tests import tiny
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from latentpad.launch import Launch
 from latentpad.recipe.errors import MachineError
 from latentpad.training.collate import Rows, cut_by_tokens, deal
-from latentpad.training.effect import in_effect
-from latentpad.training.strategy import SINGLE, Strategy
-from latentpad.training.world import ALONE, World
+from latentpad.training.processes.effect import in_effect
+from latentpad.training.processes.strategy import SINGLE, Strategy
+from latentpad.training.processes.world import ALONE, World
 from tests import tiny
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=60)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from latentpad.training.replicated import Replicated
-from latentpad.training.world import ALONE
+from latentpad.training.processes.replicated import Replicated
+from latentpad.training.processes.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from latentpad.launch import Launch
     from latentpad.recipe.schema import Recipe
-    from latentpad.training.world import World
+    from latentpad.training.processes.world import World
 
 
 class Stepper(Protocol):
@@ -121,7 +121,7 @@ class Strategy:
         """
         if self.deepspeed is None:
             return Replicated(module, optimizers(module), max_grad_norm=max_grad_norm, world=self.world)
-        from latentpad.training.zero import Zero
+        from latentpad.training.processes.zero import Zero
 
         return Zero(name, module, optimizers, max_grad_norm=max_grad_norm, strategy=self, keep_whole=keep_whole)
 

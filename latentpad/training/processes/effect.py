@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from latentpad.launch import Launch
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
-    from latentpad.training.strategy import Strategy
+    from latentpad.training.processes.strategy import Strategy
 
 
 def in_effect(recipe: Recipe, policy: Policy, strategy: Strategy, launch: Launch) -> list[str]:

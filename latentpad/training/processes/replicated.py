@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from latentpad.training.world import World
+    from latentpad.training.processes.world import World
 
 
 def clipped_norm(parameters: list[torch.nn.Parameter], limit: float, step: int) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latentpad.recipe.errors import MachineError, RecipeError
-from latentpad.training.replicated import diverged, other_shards
+from latentpad.training.processes.replicated import diverged, other_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from latentpad.training.strategy import Strategy
+    from latentpad.training.processes.strategy import Strategy
 
 # Trained weights that are gathered at a time, in numbers.
 _GATHERED = 2**26

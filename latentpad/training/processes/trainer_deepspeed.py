@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from latentpad.training.strategy import Strategy
+    from latentpad.training.processes.strategy import Strategy
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.distributed import DistError, PrefixStore  # type: ignore[attr-define
 from torch.distributed.rendezvous import rendezvous
 
 from latentpad.recipe.errors import MachineError
-from latentpad.training.watch import LEFT, Watch
+from latentpad.training.processes.watch import LEFT, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
