@@ -252,7 +252,7 @@ def test_it_is_a_critic_algorithm_with_options_of_two_floors() -> None:
     assert built == PPO(value_clip=None, aggregation="constant", critic=Critic(kind="head", loss_coef=0.5))
     assert isinstance(built, CriticAlgorithm)
     assert not isinstance(built, GroupAlgorithm)
-    assert built.needs == Needs("constant")
+    assert built.needs == Needs("constant", credit_decay=0.95)
 
 
 OPTIONS = "(allowed: kind, learning_rate, lora_rank, loss_coef, minibatches, pretraining_steps)"

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     Written = Callable[..., Path]
     Data = dict[str, Any]
 
-RECIPES = sorted((Path(latentpad.__file__).parents[1] / "recipes").rglob("*.yaml"))
+FOLDER = Path(latentpad.__file__).parents[1] / "recipes"
+# In `launch` are accelerate's configurations.
+RECIPES = sorted(file for file in FOLDER.rglob("*.yaml") if file.parent != FOLDER / "launch")
 
 
 def spoilt(data: Data, key: str, value: object) -> Data:
