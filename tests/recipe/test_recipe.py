@@ -52,7 +52,7 @@ def test_every_recipe_that_is_shipped_is_good(path: Path, tmp_path: Path) -> Non
         alphabet = build_task(recipe.task).alphabet + get_format(recipe.format).alphabet
         character_tokenizer(alphabet).save(str(tmp_path / "tokenizer.json"))
         recipe = with_run(recipe, seed=0, path=str(tmp_path))
-    assert len(check_recipe(recipe)) >= 3
+    assert len(check_recipe(recipe)) >= (3 if recipe.method == "rl" else 2)
 
 
 def test_shipped_recipes_were_found() -> None:
@@ -77,8 +77,8 @@ def test_a_recipe_without_a_fault_loads(written: Written, recipe_data: Data) -> 
             "training.learning_rte",
             1,
             "training.learning_rte: unknown key 'learning_rte'; did you mean 'learning_rate'?"
-            " (allowed: checkpoint_every, learning_rate, matrix_learning_rate, max_grad_norm,"
-            " micro_batch_tokens, schedule, steps, warmup_steps,"
+            " (allowed: activation_checkpointing, checkpoint_every, learning_rate, matrix_learning_rate, max_grad_norm,"
+            " micro_batch_tokens, optimizer, precision, schedule, steps, warmup_steps,"
             " weight_decay)",
         ),
         (
