@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging as python_logging
+import os
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,10 +19,14 @@ def quiet_libraries() -> Iterator[None]:
     Two warnings are silenced: that `gradient_checkpointing` will be renamed in transformers 6 (peft 0.21 and TRL 1.16
     use the old name, we do not), and that peft finds no `config.json` in the base of an adapter on an adapter, from
     which it would see a changed vocabulary (ours never changes). On some CPUs bitsandbytes, which peft imports where it
-    is installed, logs that it lacks a kernel of the hub: we use none.
+    is installed, logs that it lacks a kernel of the hub: we use none. DeepSpeed, which peft imports too, guesses what
+    to compute on and says so, unless it is told.
     """
+    import torch
     from transformers.utils import logging
 
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     bars, bitsandbytes = logging.is_progress_bar_enabled(), python_logging.getLogger("bitsandbytes")
     level = bitsandbytes.level
     logging.disable_progress_bar()
