@@ -93,13 +93,13 @@ class World:
         if self.size == 1:
             return
         bucket: list[torch.nn.Parameter] = []
+        room = _BUCKET
         for parameter in parameters:
-            if bucket and (
-                sum(p.numel() for p in bucket) + parameter.numel() > _BUCKET or bucket[0].dtype != parameter.dtype
-            ):
+            if bucket and (parameter.numel() > room or bucket[0].dtype != parameter.dtype):
                 _sum_bucket(bucket)
-                bucket = []
+                bucket, room = [], _BUCKET
             bucket.append(parameter)
+            room -= parameter.numel()
         if bucket:
             _sum_bucket(bucket)
 
