@@ -106,6 +106,10 @@ class Zero:
             raise MachineError(
                 f"asked for ZeRO-{asked} on {size} processes, DeepSpeed does {stage} on {self._engine.dp_world_size}"
             )
+        if bool(self._engine.torch_autocast_enabled()) != (self._strategy.precision == "bf16"):
+            raise MachineError(
+                f"asked for {self._strategy.precision or 'fp32'}, DeepSpeed computes in another precision"
+            )
         flat = "fp32_partitioned_groups_flat" if stage == 3 else "single_partition_of_fp32_groups"
         held = sum(partition.numel() for partition in getattr(self._engine.optimizer, flat))
         padding = 4 * size * sum(1 for p in self._whole.parameters() if p.requires_grad)
