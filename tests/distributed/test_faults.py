@@ -18,7 +18,7 @@ from tests.distributed import ranks
 from tests.training import runs, worker
 
 SILENCE = 8.0
-QUICK = {"LATENTPAD_SILENCE_SECONDS": str(SILENCE)}
+SLOW = 1.5 * SILENCE
 STEPS = 400
 
 
@@ -121,8 +121,16 @@ def test_told_to_stop_one_or_all_leave_a_checkpoint_together(
 
 
 def test_a_slow_reward_on_one_process_is_waited_for(recipe: Path, tmp_path: Path, base: Path) -> None:
-    few = runs.write_rl(base, tmp_path / "few", training={"steps": 2, "checkpoint_every": 2, "learning_rate": 0.001})
-    ranks.trained(few, tmp_path / "run", also=Quick(1, slow_rewards))
+    few = runs.write_rl(
+        base,
+        tmp_path / "few",
+        training={"steps": 1, "checkpoint_every": 1, "learning_rate": 0.001},
+        rollout={"max_new_tokens": 8, "chunk_size": 24},  # one for each process
+    )
+    start = time.monotonic()
+    run = ranks.trained(few, tmp_path / "run", also=Quick(1, slow_rewards))
+    assert time.monotonic() - start > SLOW > SILENCE
+    assert len(runs.metrics(run)) == 1
 
 
 def slow_rewards() -> None:
@@ -132,7 +140,7 @@ def slow_rewards() -> None:
     original = collect.grade_rollouts
 
     def grade(*args: Any) -> Any:
-        time.sleep(1.5 * SILENCE / 2)
+        time.sleep(SLOW)
         return original(*args)
 
     collect.grade_rollouts = grade
