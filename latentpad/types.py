@@ -104,7 +104,8 @@ class Batch:
         attention_mask: [B, P + T] int64, made from lengths.
         position_ids: [B, P + T] int64, 0 at the first prompt token.
         response_mask: [B, T] bool, made from lengths; true for the sampled stop token.
-        rollout_logprobs: [B, T] the sampler's, 0 at padding.
+        rollout_logprobs: [B, T] what the algorithm's ratio is to, 0 at padding: the sampler's; with an importance
+            correction those of the policy before this step, for `weights` then hold what lies between the two.
         advantages: [B, T], 0 at padding.
         weights: [B, T], 0 at padding: what each token's loss counts in the whole step. The step's loss is
             `(loss * weights).sum()` over all batches that it was cut into, so the cut cannot matter.

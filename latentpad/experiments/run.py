@@ -75,6 +75,7 @@ def _run(
     recipe: Recipe, folder: Path, key: str, strategy: Strategy, launch: Launch, say: Callable[[str], None] | None
 ) -> None:
     from latentpad.evaluation.evaluate import write_evaluation
+    from latentpad.models.build import starting_policy
     from latentpad.training.run_folder import RunFolder, locked, write_json
 
     world, sandbox = strategy.world, containment(build_task(recipe.task))
@@ -83,7 +84,7 @@ def _run(
         world.barrier()
         run = run or RunFolder(folder, recipe, key, writes=False)
         _all_see(run, world)
-        _train(recipe, run, _starting_policy(recipe), strategy, launch, say or (lambda _: None))
+        _train(recipe, run, starting_policy(recipe), strategy, launch, say or (lambda _: None))
         run.close()
         step, cells, records = evaluate_run(folder, recipe, world)
         if world.leads:
@@ -108,7 +109,8 @@ def prove_recipe(recipe: Recipe) -> Iterator[str]:
         MachineError: a proof failed.
     """
     from latentpad.algorithms import build_algorithm
-    from latentpad.rollout.local import LocalEngine
+    from latentpad.models.build import starting_policy
+    from latentpad.training.engines import rollout_engine
     from latentpad.training.proofs import prove_all
     from latentpad.training.rl import RLTrainer
     from latentpad.training.run_folder import RunFolder
@@ -117,11 +119,11 @@ def prove_recipe(recipe: Recipe) -> Iterator[str]:
         raise RecipeError(f"--full proves the loop of method 'rl'; this recipe's method is {recipe.method!r}")
     with TemporaryDirectory() as folder:
         run = RunFolder(Path(folder), recipe, content_key(recipe))
-        policy = _starting_policy(recipe)
+        policy = starting_policy(recipe)
         task, text_format = build_task(recipe.task), get_format(recipe.format)
-        engine = LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
         algorithm = build_algorithm(recipe.algorithm)
-        yield from prove_all(RLTrainer(recipe, run, policy, engine, task, text_format, algorithm))
+        with rollout_engine(recipe, policy, task) as engine:
+            yield from prove_all(RLTrainer(recipe, run, policy, engine, task, text_format, algorithm))
 
 
 def last_counters(folder: Path) -> dict[str, float]:
@@ -129,28 +131,6 @@ def last_counters(folder: Path) -> dict[str, float]:
     last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     counts = {name: last[name] for name in ("samples", "tokens_generated", "tokens_trained")}
     return counts | {"seconds": last["timing"]["total_seconds"]}
-
-
-def _starting_policy(recipe: Recipe) -> Policy:
-    from latentpad.models.activations import checkpoint_activations
-    from latentpad.models.policy import load_policy, new_policy
-
-    precision = recipe.training.precision
-    if recipe.model.scratch is not None:
-        alphabet = build_task(recipe.task).alphabet + get_format(recipe.format).alphabet
-        policy = new_policy(recipe.model.scratch, alphabet, seed=recipe.seed)
-    else:
-        model = recipe.model
-        policy = load_policy(
-            Path(model.path or ""),
-            lora=model.lora,
-            seed=recipe.seed,
-            quantisation=model.quantisation,
-            precision=precision,
-        )
-    if recipe.training.activation_checkpointing:
-        checkpoint_activations(policy.model)
-    return replace(policy, precision=precision)
 
 
 def _train(
@@ -178,17 +158,17 @@ def _train(
         train_supervised(recipe, run, policy, task, text_format, strategy, note)
     else:
         from latentpad.algorithms import build_algorithm
-        from latentpad.rollout.local import LocalEngine
+        from latentpad.training.engines import engine_lines, rollout_engine
         from latentpad.training.proofs import prove_start
         from latentpad.training.rl import RLTrainer
 
         assert recipe.algorithm is not None
-        engine = LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
         algorithm = build_algorithm(recipe.algorithm)
-        trainer = RLTrainer(recipe, run, policy, engine, task, text_format, algorithm, strategy)
-        run.note_proofs(prove_start(trainer))
-        note(trainer.engage())
-        trainer.train()
+        with rollout_engine(recipe, policy, task, world=strategy.world, note=run.note_rollouts) as engine:
+            trainer = RLTrainer(recipe, run, policy, engine, task, text_format, algorithm, strategy)
+            run.note_proofs(prove_start(trainer))
+            note([*engine_lines(engine), *trainer.engage()])
+            trainer.train()
 
 
 def evaluate_run(

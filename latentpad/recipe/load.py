@@ -242,9 +242,12 @@ def dump(recipe: Recipe) -> str:
 def content_key(recipe: Recipe, parent_key: str = "") -> str:
     """What decides a run's result: the recipe, and the key of what it starts from in place of the path to it.
 
-    The sandbox is the machine's affair and decides nothing.
+    The sandbox is the machine's affair and decides nothing; nor does where rollouts are sampled, only by what.
     """
-    data = recipe.model_dump(exclude_none=True, exclude={"sandbox"})
+    data = recipe.model_dump(exclude_none=True, exclude={"sandbox": True, "rollout": {"ray"}})
+    data["rollout"]["engine"] = recipe.rollout.samples_with
+    if recipe.rollout.max_staleness == 0:
+        del data["rollout"]["max_staleness"]
     if parent_key:
         data["model"]["path"] = parent_key
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from latentpad.recipe.rl_schema import HealthSection, RLSection
+from latentpad.recipe.rollout_schema import RolloutSection
 from latentpad.recipe.section import Section
 
 
@@ -87,19 +88,6 @@ class ModelSection(Section):
         if (self.path is None) == (self.scratch is None):
             raise ValueError("give exactly one of 'path' (a checkpoint) and 'scratch' (sizes of a new model)")
         return self
-
-
-class RolloutSection(Section):
-    """How responses are sampled while training.
-
-    `chunk_size` rollouts are sampled together (whole groups); it is fixed here because the shape of a batch can change
-    the last bits of its logits.
-    """
-
-    engine: Literal["local"] = "local"
-    temperature: float = Field(default=1.0, gt=0)
-    max_new_tokens: int = Field(gt=0)
-    chunk_size: int = Field(default=512, gt=0)
 
 
 class TrainingSection(Section):
@@ -230,6 +218,8 @@ class Recipe(Section):
                 raise ValueError(f"method '{self.method}' needs a section '{section}'")
         if self.method != "rl" and self.health is not None:
             raise ValueError(f"section 'health' is not used by method '{self.method}': remove it")
+        for key in self.rollout.of_training_alone if self.method != "rl" else ():
+            raise ValueError(f"'rollout.{key}' is not used by method '{self.method}': remove it")
         if self.method == "pretrain" and self.model.lora is not None:
             raise ValueError("method 'pretrain' trains all weights: remove 'model.lora'")
         if self.method != "pretrain" and self.training.matrix_learning_rate is not None:

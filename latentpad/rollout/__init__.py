@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
+    from latentpad.rollout.weights import Weights
     from latentpad.types import Prompt, Rollout
 
 
@@ -35,6 +37,45 @@ class Sampling:
     forbidden_ids: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What was sampled for some prompts, an entry a prompt: bare numbers, which travel well.
+
+    Attributes:
+        token_ids: sampled tokens, the stop token included if there was one.
+        logprobs: the sampler's own, in nats, at the temperature that it sampled with.
+        stopped: whether it ended with a stop token.
+    """
+
+    token_ids: list[tuple[int, ...]]
+    logprobs: list[tuple[float, ...]]
+    stopped: list[bool]
+
+
+class Sampler(Protocol):
+    """What runs in a rollout worker: weights of its own, prompts in, tokens out. It knows no problem and no answer."""
+
+    def load(self, weights: Weights) -> str:
+        """Sample from these trained weights from now on; the base is never written. Returns the hash of what it holds.
+
+        Raises:
+            SyncError: they do not fit this model.
+        """
+        ...
+
+    def sample(self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], sampling: Sampling) -> Samples:
+        """One response a prompt, all in one batch; the same prompts and seeds give the same."""
+        ...
+
+    def score(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Logprobs in nats of each sequence's tokens but its first, at temperature 1."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
 class RolloutEngine(Protocol):
     """What an engine promises: one rollout a request, in order, token ids in and out, the sampler's logprobs kept."""
 
@@ -44,4 +85,13 @@ class RolloutEngine(Protocol):
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
         """One rollout for each request, in the order of the requests."""
+        ...
+
+
+@runtime_checkable
+class HoldsWeights(Protocol):
+    """An engine in this process that can sample from weights that are not the learner's newest."""
+
+    def holding(self, weights: Weights) -> AbstractContextManager[None]:
+        """Within the block, sample from these."""
         ...

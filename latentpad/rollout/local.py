@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from latentpad.rollout import Samples
+from latentpad.rollout.weights import held, put_in
 from latentpad.types import FinishReason, Rollout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
     from latentpad.models.policy import Policy
     from latentpad.rollout import Request, Sampling
+    from latentpad.rollout.weights import Weights
 
 # Finished rows leave the batch once they are this share of it: leaving costs a copy of the cache.
 _COMPACT_AT = 0.2
@@ -38,24 +42,82 @@ class LocalEngine:
         """The engine samples from the learner's own weights, so only their name changes."""
         self._version, self._adapter_hash = version, adapter_hash
 
+    @contextmanager
+    def holding(self, weights: Weights) -> Iterator[None]:
+        """Within the block sample from these weights, which may be older than the learner's."""
+        before = self._version, self._adapter_hash
+        self._version, self._adapter_hash = weights.version, weights.hash
+        with held(weights, self._policy):
+            yield
+        self._version, self._adapter_hash = before
+
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, on_chunk: Callable[[int], None] | None = None
     ) -> list[Rollout]:
         """One rollout for each request, in order; `on_chunk` hears how many more are done."""
         rollouts: list[Rollout] = []
-        training = self._policy.model.training
-        self._policy.model.eval()
-        for start in range(0, len(requests), self._chunk_size):
-            chunk = requests[start : start + self._chunk_size]
-            tokens, logprobs, lengths, stopped = _sample(self._policy, chunk, sampling)
-            for request, ids, values, length, stop in zip(chunk, tokens, logprobs, lengths, stopped, strict=True):
-                reason = FinishReason.STOP if stop else FinishReason.LENGTH
-                kept = (tuple(ids[:length]), tuple(values[:length]))
-                rollouts.append(Rollout(request.prompt, *kept, reason, self._version, self._adapter_hash, request.seed))
-            if on_chunk is not None:
-                on_chunk(len(chunk))
-        self._policy.model.train(training)
+        with _evaluating(self._policy):
+            for start in range(0, len(requests), self._chunk_size):
+                chunk = requests[start : start + self._chunk_size]
+                samples = _sample(self._policy, [r.prompt.token_ids for r in chunk], [r.seed for r in chunk], sampling)
+                rollouts += as_rollouts(chunk, samples, self._version, self._adapter_hash)
+                if on_chunk is not None:
+                    on_chunk(len(chunk))
         return rollouts
+
+
+class LocalSampler:
+    """The same sampling in a rollout worker, on a policy of its own."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def load(self, weights: Weights) -> str:
+        """Replace the trained weights; returns the hash of what the model holds then. Raises `SyncError`."""
+        put_in(weights, self._policy)
+        return self._policy.trainable_hash()
+
+    def sample(self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], sampling: Sampling) -> Samples:
+        """One response a prompt, all in one batch."""
+        with _evaluating(self._policy):
+            return _sample(self._policy, prompts, seeds, sampling)
+
+    def score(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Logprobs of each sequence's tokens but its first, one sequence a batch."""
+        return score(self._policy, sequences)
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
+
+def as_rollouts(requests: Sequence[Request], samples: Samples, version: int, adapter_hash: str) -> list[Rollout]:
+    """What was sampled for each request, with the version and hash of the weights that it was sampled from."""
+    return [
+        Rollout(r.prompt, ids, logs, FinishReason.STOP if stop else FinishReason.LENGTH, version, adapter_hash, r.seed)
+        for r, ids, logs, stop in zip(requests, samples.token_ids, samples.logprobs, samples.stopped, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def score(policy: Policy, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
+    """Logprobs in nats of each sequence's tokens but its first, at temperature 1, one sequence a forward pass."""
+    found: list[list[float]] = []
+    with _evaluating(policy), policy.arithmetic():
+        for sequence in sequences:
+            ids = torch.tensor([sequence], device=policy.device)
+            logprobs = policy.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+            found.append(logprobs.gather(-1, ids[0, 1:].unsqueeze(-1)).squeeze(-1).tolist())
+    return found
+
+
+@contextmanager
+def _evaluating(policy: Policy) -> Iterator[None]:
+    training = policy.model.training
+    policy.model.eval()
+    try:
+        yield
+    finally:
+        policy.model.train(training)
 
 
 def uniforms(seeds: Sequence[int], count: int) -> Tensor:
@@ -135,17 +197,15 @@ class _Rows:
 
 
 @torch.inference_mode()
-def _sample(
-    policy: Policy, requests: Sequence[Request], sampling: Sampling
-) -> tuple[list[list[int]], list[list[float]], list[int], list[bool]]:
-    device, limit, count = policy.device, sampling.max_new_tokens, len(requests)
-    draws = uniforms([request.seed for request in requests], limit).to(device)
+def _sample(policy: Policy, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], sampling: Sampling) -> Samples:
+    device, limit, count = policy.device, sampling.max_new_tokens, len(prompts)
+    draws = uniforms(seeds, limit).to(device)
     tokens = torch.zeros(count, limit, dtype=torch.int64, device=device)
     logprobs = torch.zeros(count, limit, dtype=torch.float32, device=device)
     lengths = torch.full((count,), limit, device=device)
     stopped = torch.zeros(count, dtype=torch.bool, device=device)
     stop_ids = torch.tensor(policy.stop_ids, device=device)
-    rows = _Rows([request.prompt.token_ids for request in requests], limit, device)
+    rows = _Rows(prompts, limit, device)
     with policy.arithmetic():
         for position in range(limit):
             token, logprob = choose(rows.forward(policy.model), draws[rows.index, position], sampling)
@@ -162,4 +222,6 @@ def _sample(
             rows.advance(token)
             if live <= (1 - _COMPACT_AT) * len(rows.index):
                 rows.keep(running.nonzero().squeeze(-1))
-    return tokens.tolist(), logprobs.tolist(), lengths.tolist(), stopped.tolist()
+    ends = lengths.tolist()
+    ids = [tuple(row[:end]) for row, end in zip(tokens.tolist(), ends, strict=True)]
+    return Samples(ids, [tuple(r[:e]) for r, e in zip(logprobs.tolist(), ends, strict=True)], stopped.tolist())

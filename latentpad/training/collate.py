@@ -59,18 +59,20 @@ class Rows:
     Attributes:
         rollouts: B of them, response b of T_b tokens.
         advantages: one a rollout, given to each of its tokens, or [T_b], one a token.
-        weights: one a rollout, what each of its tokens counts in the whole step.
+        weights: one a rollout, what each of its tokens counts in the whole step, or [T_b], one a token.
         reference_logprobs: [T_b] each, or None.
         values: [T_b + 1] each, or None.
         returns: [T_b] each, or None.
+        proximal_logprobs: [T_b] each, which stand in for the sampler's; None where the sampler's own do.
     """
 
     rollouts: Sequence[Rollout]
     advantages: Sequence[float | Tensor]
-    weights: Sequence[float]
+    weights: Sequence[float | Tensor]
     reference_logprobs: Sequence[Tensor] | None = None
     values: Sequence[Tensor] | None = None
     returns: Sequence[Tensor] | None = None
+    proximal_logprobs: Sequence[Tensor] | None = None
 
     def take(self, indices: Sequence[int], *, scale: float = 1.0) -> Rows:
         """These rows, their weights times `scale`."""
@@ -79,7 +81,7 @@ class Rows:
             return None if column is None else [column[i] for i in indices]
 
         weights = [self.weights[i] * scale for i in indices]
-        columns = (self.reference_logprobs, self.values, self.returns)
+        columns = (self.reference_logprobs, self.values, self.returns, self.proximal_logprobs)
         return Rows(pick(self.rollouts), pick(self.advantages), weights, *map(pick, columns))
 
     def parts(self, budget: int, world: World = ALONE) -> list[list[int]]:
@@ -111,12 +113,15 @@ class Rows:
             token_ids[row, start:end] = torch.tensor([*prompt, *response])
             attention_mask[row, start:end] = 1
         lengths = torch.tensor([len(response) for response in responses])
+        logprobs = self.proximal_logprobs
+        if logprobs is None:
+            logprobs = [torch.tensor(rollout.logprobs) for rollout in self.rollouts]
         return Batch(
             token_ids=token_ids,
             attention_mask=attention_mask,
             position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
             response_mask=torch.arange(after) < lengths.unsqueeze(1),
-            rollout_logprobs=self._column([torch.tensor(r.logprobs) for r in self.rollouts], after),
+            rollout_logprobs=self._column(logprobs, after),
             advantages=self._column(self.advantages, after),
             weights=self._column(self.weights, after),
             reference_logprobs=None

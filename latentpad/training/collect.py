@@ -2,46 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from latentpad.recipe.errors import MachineError
-from latentpad.rollout import Request
+from latentpad.rollout import HoldsWeights, Request
 from latentpad.seeding import name_of, seed_of
 from latentpad.training.episodes import grade_rollouts, into_groups, make_prompt
+from latentpad.training.led import LedEngine
 from latentpad.training.processes.world import ALONE
 from reward import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from latentpad.formats import Format
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
     from latentpad.rollout import RolloutEngine, Sampling
+    from latentpad.rollout.weights import Weights
     from latentpad.tasks import Task
     from latentpad.training.ladder import Ladder
+    from latentpad.training.led import LedUnderway
     from latentpad.training.processes.world import World
-    from latentpad.types import Episode, Group, Problem
+    from latentpad.types import Episode, Group, Problem, Rollout
+
+T = TypeVar("T")
 
 # The share of a step's rollouts whose grading may break before the step is refused.
 MAX_GRADER_FAILURES = 0.01
 
 
-def step_problems(
+def step_cells(
     task: Task, recipe: Recipe, step: int, *, ladder: Ladder | None = None, sampling_round: int = 0
-) -> list[Problem]:
-    """The problems of a step: the recipe's cells in turn, drawn by seed, step and place; the same for every arm.
-
-    With a ladder the cells are its own. Each further sampling round goes on with the places after the last.
-    """
+) -> list[str]:
+    """The cells of a step's problems: the recipe's in turn, or with a ladder its own."""
     count = recipe.rl_section.prompts_per_step
     if ladder is None:
         turn = recipe.rl_section.cells or task.cells
-        cells = [turn[i % len(turn)] for i in range(count)]
-    else:
-        cells = ladder.cells(count, recipe.seed, step, sampling_round)
+        return [turn[i % len(turn)] for i in range(count)]
+    return ladder.cells(count, recipe.seed, step, sampling_round)
+
+
+def step_problems(
+    task: Task, recipe: Recipe, step: int, *, ladder: Ladder | None = None, sampling_round: int = 0
+) -> list[Problem]:
+    """The problems of a step, drawn by seed, step and place; the same for every arm.
+
+    Each further sampling round goes on with the places after the last.
+    """
+    cells = step_cells(task, recipe, step, ladder=ladder, sampling_round=sampling_round)
+    return problems_of(task, recipe, step, cells, sampling_round=sampling_round)
+
+
+def problems_of(
+    task: Task, recipe: Recipe, step: int, cells: Sequence[str], *, sampling_round: int = 0
+) -> list[Problem]:
+    """One problem a cell, drawn by seed, step and place."""
+    count = len(cells)
     places = range(sampling_round * count, (sampling_round + 1) * count)
     return [
         task.draw("train", cell, name_of(recipe.seed, "rl", step, place))
@@ -122,7 +141,11 @@ class Collector:
     """Samples and grades the groups of a step.
 
     Several processes share a step's chunks out: each samples and grades its own, and all are given all of them. Chunks
-    are cut by the recipe alone, so that the number of processes changes nothing.
+    are cut by the recipe alone, so that the number of processes changes nothing. Where a pool samples, they share the
+    grading.
+
+    Attributes:
+        timing: what the pool has told of the step so far.
     """
 
     recipe: Recipe
@@ -134,6 +157,7 @@ class Collector:
     rounds: int = 1
     ladder: Ladder | None = None
     world: World = ALONE
+    timing: dict[str, float] = field(default_factory=dict)
 
     def collect(self, step: int) -> Collected:
         """The groups of step number `step` (from 0).
@@ -155,19 +179,68 @@ class Collector:
                 break
         return Collected(groups, kept[: self.recipe.rl_section.prompts_per_step], max(rates), len(rates))
 
+    def requests(self, step: int, cells: Sequence[str], number: int = 0) -> list[Request]:
+        """What is asked in sampling round `number` of a step, for these cells."""
+        problems = problems_of(self.task, self.recipe, step, cells, sampling_round=number)
+        return step_requests(self.policy, self.text_format, problems, self.recipe, step, first=number * len(cells))
+
+    def ask(self, requests: Sequence[Request], weights: Weights | None = None) -> LedUnderway | None:
+        """Begin to sample, where somebody else does it: None where this process will, when it comes to it."""
+        if isinstance(self.engine, LedEngine):
+            return self.engine.submit(requests, self.sampling, weights)
+        return None
+
+    def episodes(
+        self, requests: Sequence[Request], asked: LedUnderway | None = None, weights: Weights | None = None
+    ) -> list[Episode]:
+        """What was sampled for the requests, graded; the same on every process.
+
+        Args:
+            requests: what was asked.
+            asked: what `ask` gave.
+            weights: to sample from; None for those of the last sync.
+
+        Raises:
+            PoolLost: the workers are gone.
+        """
+        chunks = self._chunks(requests)
+        if asked is not None:
+            rollouts = asked.wait()
+            if isinstance(self.engine, LedEngine) and self.engine.grade is not None:
+                return self.world.from_leader(self.engine.grade(rollouts) if self.world.leads else [])
+            parts = self.world.spread(self._chunks(rollouts), self._grade)
+        elif weights is not None and isinstance(self.engine, HoldsWeights):
+            with self.engine.holding(weights):
+                parts = self.world.spread(chunks, self._respond)
+        else:
+            parts = self.world.spread(chunks, self._respond)
+        return [episode for part in parts for episode in part]
+
     def _round(self, step: int, number: int) -> tuple[list[Group], float]:
-        section = self.recipe.rl_section
-        problems = step_problems(self.task, self.recipe, step, ladder=self.ladder, sampling_round=number)
-        first = number * section.prompts_per_step
-        requests = step_requests(self.policy, self.text_format, problems, self.recipe, step, first=first)
-        size = self.recipe.rollout.chunk_size if self.world.size > 1 else len(requests)
-        chunks = [requests[i : i + size] for i in range(0, len(requests), size)]
-        episodes = [episode for part in self.world.spread(chunks, self._respond) for episode in part]
-        return graded_groups(into_groups(episodes, section.group_size), step)
+        cells = step_cells(self.task, self.recipe, step, ladder=self.ladder, sampling_round=number)
+        requests = self.requests(step, cells, number)
+        asked = self.ask(requests)
+        episodes = self.episodes(requests, asked)
+        if asked is not None:
+            add_up(self.timing, asked.timing())
+        return graded_groups(into_groups(episodes, self.recipe.rl_section.group_size), step)
+
+    def _chunks(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """As the recipe cuts them; one process alone lets the engine do it."""
+        size = self.recipe.rollout.chunk_size if self.world.size > 1 else len(items)
+        return [items[i : i + size] for i in range(0, len(items), size)]
 
     def _respond(self, requests: Sequence[Request]) -> list[Episode]:
-        rollouts = self.engine.generate(requests, self.sampling)
+        return self._grade(self.engine.generate(requests, self.sampling))
+
+    def _grade(self, rollouts: Sequence[Rollout]) -> list[Episode]:
         return grade_rollouts(self.policy, self.task, rollouts)
+
+
+def add_up(total: dict[str, float], more: Mapping[str, float]) -> None:
+    """Add numbers name by name."""
+    for name, value in more.items():
+        total[name] = total.get(name, 0.0) + value
 
 
 def outcome_rates(groups: Sequence[Group]) -> dict[str, float]:

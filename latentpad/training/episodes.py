@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from latentpad.models.tokenizer import encode_strictly
@@ -9,12 +10,13 @@ from latentpad.types import Episode, FinishReason, Group, Prompt
 from reward import extract_answer, grade_many
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from latentpad.formats import Format
     from latentpad.models.policy import Policy
     from latentpad.tasks import Task
     from latentpad.types import Problem, Rollout
+    from reward import Reward
 
 
 def make_prompt(policy: Policy, text_format: Format, problem: Problem) -> Prompt:
@@ -30,14 +32,33 @@ def response_text(policy: Policy, rollout: Rollout) -> str:
     return text
 
 
-def grade_rollouts(policy: Policy, task: Task, rollouts: Sequence[Rollout]) -> list[Episode]:
-    """Each rollout with what its answer earns. The grader sees the answer and the gold answer, nothing else."""
+Items = Sequence[tuple[str, str, bool]]
+
+
+def _graded_here(task: Task, items: Items) -> list[Reward]:
+    return grade_many(task.grader, items, **task.grader_options)
+
+
+def grade_rollouts(
+    policy: Policy,
+    task: Task,
+    rollouts: Sequence[Rollout],
+    graded: Callable[[Task, Items], list[Reward]] = _graded_here,
+) -> list[Episode]:
+    """Each rollout with what its answer earns. The grader sees the answer and the gold answer, nothing else.
+
+    Args:
+        policy: for its tokenizer.
+        task: whose grader, with its options.
+        rollouts: what was sampled.
+        graded: from (response, gold answer, truncated) to rewards: in this process unless given.
+    """
     responses = [response_text(policy, rollout) for rollout in rollouts]
     items = [
         (response, rollout.prompt.problem.answer, rollout.finish_reason is FinishReason.LENGTH)
         for response, rollout in zip(responses, rollouts, strict=True)
     ]
-    rewards = grade_many(task.grader, items, **task.grader_options)
+    rewards = graded(task, items)
     return [Episode(*parts) for parts in zip(rollouts, responses, rewards, strict=True)]
 
 

@@ -36,6 +36,8 @@ def inside(batch: Batch) -> Batch:
 def ratio_metrics(log_ratios: Tensor) -> dict[str, float]:
     """Of the policy to the sampler, over all response tokens, before any clipping.
 
+    With an importance correction the policy before this step takes the sampler's place (`Batch.rollout_logprobs`).
+
     Args:
         log_ratios: [N] learner's minus sampler's logprobs.
 

@@ -10,9 +10,13 @@ from latentpad.progress import stage
 from latentpad.recipe.errors import Diverged
 from latentpad.recipe.rl_schema import HealthSection
 from latentpad.rollout import Sampling
+from latentpad.rollout.supervisor import PoolLost
+from latentpad.rollout.weights import SyncError
 from latentpad.seeding import rng_of
+from latentpad.training.ahead import Ahead
 from latentpad.training.collate import Rows
 from latentpad.training.collect import Collector
+from latentpad.training.correction import Correction, staleness_metrics
 from latentpad.training.critic import CriticLearner
 from latentpad.training.health import Health
 from latentpad.training.interrupt import graceful_stop
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from latentpad.training.interrupt import Stop
     from latentpad.training.processes.strategy import Strategy
     from latentpad.training.run_folder import RunFolder
+    from latentpad.training.state import Part
 
 
 class RLTrainer:
@@ -81,9 +86,14 @@ class RLTrainer:
         self.ladder = None if section.ladder is None else Ladder(section.ladder)
         rounds = algorithm.needs.sampling_rounds
         self.collector = Collector(recipe, policy, engine, task, text_format, sampling, rounds, self.ladder, self.world)
+        mode, cap = recipe.rollout.correction, recipe.rollout.correction_cap
+        self.correction = None if mode is None or cap is None else Correction(mode, cap)
+        staleness = recipe.rollout.staleness
+        self.ahead = Ahead(self.collector, staleness) if staleness else None
         self.health_section = recipe.health or HealthSection()
         self.health = Health(self.health_section)
-        named = {"critic": self.critic, "kl": self.kl, "ladder": self.ladder, "health": self.health}
+        named: dict[str, Part | None] = {"critic": self.critic, "kl": self.kl, "ladder": self.ladder}
+        named |= {"health": self.health, "ahead": self.ahead}
         parts = {name: part for name, part in named.items() if part is not None}
         rolls_back = self.health_section.action == "roll_back"
         self.state = TrainingState(
@@ -111,10 +121,10 @@ class RLTrainer:
                 self.guarded_step(bar, stop)
 
     def step(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Sample, grade, learn; returns metrics and timing. Raises `MachineError` and `Diverged`."""
+        """Sample, grade, learn; returns metrics and timing. Raises `MachineError`, `PoolLost` and `Diverged`."""
         start, step = time.monotonic(), self.state.step
-        self.engine.sync(step, self.policy.trainable_hash())
-        collected = self.collector.collect(step)
+        self.collector.timing.clear()
+        collected = self._collect(step)
         sampled = time.monotonic()
         signal = training_signal(collected.kept, self.policy, self.task, self.recipe, self.algorithm.needs, step)
         rows = self.rows(collected, signal)
@@ -122,6 +132,8 @@ class RLTrainer:
         if self.critic is not None:
             values |= value_metrics(rows)
         values |= self._learn(rows)
+        if self.correction is not None:  # after `_learn`, whose mismatch_kl is then to the policy before this step
+            values |= staleness_metrics(rows, self.correction)
         values |= self.kl.after_step(step, values.get("kl"))
         if self.ladder is not None:
             values["frontier"] = self.ladder.frontier
@@ -133,7 +145,16 @@ class RLTrainer:
         counters.samples += len(episodes)
         counters.tokens_generated += sum(len(e.rollout.token_ids) for e in episodes)
         counters.tokens_trained += sum(len(rollout.token_ids) for rollout in rows.rollouts)
-        return values, {"rollout_seconds": sampled - start, "train_seconds": time.monotonic() - sampled}
+        timing = {"rollout_seconds": sampled - start, "train_seconds": time.monotonic() - sampled}
+        return values, timing | self.collector.timing
+
+    def _collect(self, step: int) -> Collected:
+        """The step's groups: sampled now, or asked for some steps ago. Raises as `step`."""
+        now = self.policy.trainable_hash()
+        if self.ahead is not None:
+            return self.ahead.collect(step, now)
+        self.engine.sync(step, now)
+        return self.collector.collect(step)
 
     def rows(self, collected: Collected, signal: list[list[float]]) -> Rows:
         """What is learned from the groups that were kept."""
@@ -146,6 +167,7 @@ class RLTrainer:
             reference=self.kl.reference,
             critic=self.critic,
             budget=self.recipe.training.micro_batch_tokens,
+            proximal=self.correction is not None,
         )
         return make_rows(
             rollouts,
@@ -155,6 +177,7 @@ class RLTrainer:
             max_new_tokens=self.recipe.rollout.max_new_tokens,
             reward_kl=self.kl.reward_coef,
             keep_all=self.kl.loss_coef > 0 or self.learner.entropy_coef > 0,
+            correction=self.correction,
         )
 
     def _learn(self, rows: Rows) -> dict[str, float]:
@@ -196,7 +219,12 @@ class RLTrainer:
                 raise
             self._roll_back(str(error), bar)
             return
-        alarms = self.health.observe(self.state.step + 1, values)
+        except (PoolLost, SyncError) as error:  # of sampling: nothing of this step was learned yet
+            raise type(error)(f"{error}; {self.state.keep()}") from error
+        judged = dict(values)
+        if self.ahead is not None:
+            judged.pop("mismatch_kl", None)  # between different versions it is no sign of trouble
+        alarms = self.health.observe(self.state.step + 1, judged)
         for alarm in alarms:
             does = action if alarm.severe else "warn"
             if self.run.alarm(self.state.step + 1, alarm.name, alarm.message, does):

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -185,6 +186,11 @@ class RunFolder:
         if self._writes:
             file = self.path / "environment.json"
             write_json(file, json.loads(file.read_text()) | {"in_effect": lines})
+
+    def note_rollouts(self, record: dict[str, Any]) -> None:
+        """Write down what happened to a rollout worker, one JSON object a line in `rollouts.jsonl`."""
+        if self._writes:
+            append_line(self.path / "rollouts.jsonl", {"time": round(time.time(), 3), **record})
 
     @property
     def alarms(self) -> Path:

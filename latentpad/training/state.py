@@ -184,6 +184,12 @@ class TrainingState:
                 f"stopped at step {self.step} of {self._training.steps}; checkpoint in {self._run.checkpoints}"
             )
 
+    def keep(self) -> str:
+        """Write a checkpoint of the last step that was finished, out of turn; says in words how to go on."""
+        if not (self._run.checkpoints / str(self.step)).is_dir():
+            self._write(good=False)
+        return f"the same command goes on from the checkpoint of step {self.step}"
+
     def roll_back(self, step_factor: float, why: str) -> None:
         """Take up the newest good checkpoint, forget what came after it, and go on with smaller steps.
 

@@ -149,8 +149,8 @@ TOKENS = (
         "a response that was cut is given a stop token that was not sampled",
         _STOPS,
         "latentpad/rollout/local.py",
-        "kept = (tuple(ids[:length]), tuple(values[:length]))",
-        "kept = ((*ids[: length - 1], self._policy.stop_ids[0]), tuple(values[:length]))",
+        "ids = [tuple(row[:end]) for row",
+        "ids = [(*row[: end - 1], policy.stop_ids[0]) for row",
         (f"{_ENGINE}test_a_response_without_a_stop_token_is_cut_at_the_limit", CHECK),
     ),
     Bug(
@@ -233,8 +233,8 @@ REDUCTIONS = (
         "a step with few live groups is as large as one with many",
         "TRL #6369 (numerator masked, denominator not), the other way round",
         f"{_TRAINING}rows.py",
-        "return Rows(rollouts, flat, weights, observed.reference_logprobs).take(kept)",
-        "return Rows(rollouts, flat, weights, observed.reference_logprobs).take(kept, scale=16 / len(kept or [1]))",
+        "proximal_logprobs=proximal).take(kept)",
+        "proximal_logprobs=proximal).take(kept, scale=16 / len(kept or [1]))",
         (f"{_DATA}test_weights_count_the_rollouts_that_were_left_out",),
     ),
     Bug(
@@ -717,8 +717,8 @@ LOOP = (
         "the engine samples from a copy of the policy that is never updated",
         "verl #7495 (two months lost), AReaL #1385",
         "latentpad/rollout/local.py",
-        "self._policy = policy",
-        'self._policy = __import__("copy").deepcopy(policy)',
+        "self._policy = policy\n        self._chunk_size",
+        'self._policy = __import__("copy").deepcopy(policy)\n        self._chunk_size',
         (f"{_GAPS}test_the_engine_samples_from_the_weights_as_they_are_now", CHECK),
     ),
     Bug(

@@ -110,7 +110,7 @@ def test_a_recipe_without_a_fault_loads(written: Written, recipe_data: Data) -> 
             "supervized",
             "method: got 'supervized'; did you mean 'supervised'? allowed: 'pretrain', 'supervised' or 'rl'",
         ),
-        ("rollout.engine", "vlm", "rollout.engine: got 'vlm'; allowed: 'local'"),
+        ("rollout.engine", "vlm", "rollout.engine: got 'vlm'; did you mean 'vllm'? allowed: 'local', 'vllm' or 'ray'"),
         ("name", "a/b", "name: got 'a/b'; string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'"),
         ("model.path", "x", "model: give exactly one of 'path' (a checkpoint) and 'scratch' (sizes of a new model)"),
         ("model.scratch", ..., "model: give exactly one of 'path' (a checkpoint) and 'scratch' (sizes of a new model)"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from latentpad.experiments import run as experiment
+from latentpad.models import build
 from latentpad.models.policy import load_policy
 from latentpad.recipe.load import load_recipe
 from latentpad.rollout.local import LocalEngine
@@ -76,7 +77,7 @@ def test_a_run_is_proved_graded_by_answers_and_leaves_its_base_alone(
     recipe = load_recipe(write_recipe(name, base, tmp_path))
     policies: list[Policy] = []
     batches: list[list[Rollout]] = []
-    start, generate = experiment._starting_policy, LocalEngine.generate
+    start, generate = build.starting_policy, LocalEngine.generate
 
     def starting(*args: Any, **kwargs: Any) -> Policy:
         policies.append(start(*args, **kwargs))
@@ -86,7 +87,7 @@ def test_a_run_is_proved_graded_by_answers_and_leaves_its_base_alone(
         batches.append(generate(engine, *args, **kwargs))
         return batches[-1]
 
-    monkeypatch.setattr(experiment, "_starting_policy", starting)
+    monkeypatch.setattr(build, "starting_policy", starting)
     monkeypatch.setattr(LocalEngine, "generate", generated)
     fresh = load_policy(
         base, lora=recipe.model.lora, seed=recipe.seed, quantisation="nf4", precision=recipe.training.precision
