@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("ablate", "run the arms x seeds of an experiment, re-use what is done, and write the report")
     recipe_arguments(sub, "EXPERIMENT")
     sub.add_argument("--out", type=Path, help="experiment folder (default: runs/EXPERIMENT)")
+    sub.add_argument("--at-once", type=int, metavar="N", help="runs side by side, each in a process of its own on Ray")
+    sub.add_argument("--cpus", type=int, metavar="C", help="CPUs for each run side by side (default: 1)")
+    sub.add_argument("--gpus", type=float, metavar="G", help="GPUs for each; 0.5 shares one (default: 0, none is seen)")
+    sub.add_argument("--ray", metavar="ADDRESS", help="a running cluster: 'auto' or HOST:PORT (default: a private one)")
     sub = verb("report", "write report/index.html for an experiment or a run")
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="experiment or run folder")
     sub = verb("sample", "show what a run's policy writes for a problem; asks for problems if none is given")
@@ -86,4 +90,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides += overrides
+    if args.verb == "ablate":
+        _refuse_wrong_shares(args)
     return args
+
+
+def _refuse_wrong_shares(args: argparse.Namespace) -> None:
+    """What a run gets of a cluster must be something, and is nothing where runs follow each other in this process."""
+    given = [name for name in ("cpus", "gpus", "ray") if getattr(args, name) is not None]
+    if args.at_once is None and given:
+        raise RecipeError(f"--{given[0]} is for runs side by side: give --at-once N too")
+    for name in ("at_once", "cpus"):
+        if (number := getattr(args, name)) is not None and number < 1:
+            raise RecipeError(f"--{name.replace('_', '-')} {number}: expected 1 or more")
+    gpus = args.gpus or 0.0
+    if not 0 <= gpus < float("inf") or (gpus > 1 and gpus != int(gpus)):
+        raise RecipeError(f"--gpus {gpus:g}: expected a whole number, or a share of one such as 0.5")

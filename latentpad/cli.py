@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentpad.arguments import parse
+from latentpad.experiments.one_run import CANNOT, DONE, EXPECTED, STOPPED, exit_code
 from latentpad.launch import refuse_several, visible_rank
-from latentpad.recipe.errors import Diverged, MachineError, RecipeError, Stopped
-from reward import BadOptions, GoldAnswerError, MissingPackage
-from reward.sandbox import SandboxUnavailable
+from latentpad.recipe.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from latentpad.recipe.load import Plan
     from latentpad.recipe.schema import Recipe
-
-DONE, BUG, BAD_INPUT, CANNOT, STOPPED = 0, 1, 2, 3, 130
 
 
 def say(line: str) -> None:
@@ -135,10 +132,18 @@ def _ablate(args: argparse.Namespace) -> int:
 
     from latentpad.experiments.ablate import ablate
     from latentpad.experiments.report import write_report
+    from latentpad.experiments.side_by_side import RunsFailed, Share, ablate_side_by_side
     from latentpad.experiments.table import experiment_table
 
     command = " ".join(["latentpad ablate", str(args.recipe), *args.overrides])
-    summary = ablate(plan, out, command=command, say=say)
+    if args.at_once is None:
+        summary = ablate(plan, out, command=command, say=say)
+    else:
+        share = Share(args.at_once, args.cpus or 1, args.gpus or 0.0, args.ray)
+        try:
+            summary = ablate_side_by_side(plan, out, share, command=f"{command} {share}", say=say)
+        except RunsFailed as failed:
+            return _fail(str(failed), failed.code)
     page = write_report(out)
     say(experiment_table(json.loads(summary.read_text())))
     say(f"report: {page}")
@@ -231,12 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.verb != "train":
             refuse_several(os.environ, args.verb)
         return _VERBS[args.verb](args)
-    except (RecipeError, GoldAnswerError, BadOptions, Diverged) as error:
-        return _fail(str(error), BAD_INPUT)
-    except (MachineError, MissingPackage, SandboxUnavailable) as error:
-        return _fail(str(error), CANNOT)
-    except Stopped as stopped:
-        return _fail(str(stopped), STOPPED)
+    except EXPECTED as error:
+        return _fail(str(error), exit_code(error))
     except KeyboardInterrupt:
         return _fail("interrupted; what was checkpointed is kept", STOPPED)
 

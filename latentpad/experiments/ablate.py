@@ -35,7 +35,7 @@ def _last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / str(done["step"])
 
 
-def _ready(out: Path, arm: Arm, seed: int, keys: dict[tuple[str, int], str]) -> tuple[Recipe, str]:
+def ready(out: Path, arm: Arm, seed: int, keys: dict[tuple[str, int], str]) -> tuple[Recipe, str]:
     """The arm's recipe for a seed, its parent's checkpoint filled in, and its content key."""
     if arm.start_from is None:
         recipe = with_run(arm.recipe, seed=seed)
@@ -45,7 +45,7 @@ def _ready(out: Path, arm: Arm, seed: int, keys: dict[tuple[str, int], str]) -> 
     return recipe, content_key(recipe, keys[arm.start_from, seed])
 
 
-def _set_aside(folder: Path, key: str) -> None:
+def set_aside(folder: Path, key: str) -> None:
     """A run of an older version of the arm makes room; nothing is deleted."""
     marker = folder / "key.txt"
     if marker.is_file() and (old := marker.read_text().strip()) != key:
@@ -53,6 +53,19 @@ def _set_aside(folder: Path, key: str) -> None:
         if target.exists():
             target = folder.with_name(f"{target.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
         folder.rename(target)
+
+
+def check_all(plan: Plan) -> list[tuple[int, Arm]]:
+    """The runs of an experiment, seed by seed, parents before children.
+
+    Raises:
+        RecipeError: something is wrong with an arm.
+        MachineError: an arm needs a package that is not installed.
+    """
+    check_plan(plan)
+    for arm in plan.arms:
+        refuse_missing_packages(arm.recipe)
+    return [(seed, arm) for seed in plan.seeds for arm in plan.arms]
 
 
 def ablate(plan: Plan, out: Path, *, command: str, say: Callable[[str], None]) -> Path:
@@ -69,27 +82,29 @@ def ablate(plan: Plan, out: Path, *, command: str, say: Callable[[str], None]) -
         MachineError: an arm needs a package that is not installed; nothing was run.
         Stopped: the user asked to stop; a checkpoint was left.
     """
-    check_plan(plan)
-    for arm in plan.arms:
-        refuse_missing_packages(arm.recipe)
+    runs = check_all(plan)
     keys: dict[tuple[str, int], str] = {}
-    runs = [(seed, arm) for seed in plan.seeds for arm in plan.arms]
     for number, (seed, arm) in enumerate(runs, start=1):
-        recipe, key = _ready(out, arm, seed, keys)
+        recipe, key = ready(out, arm, seed, keys)
         keys[arm.name, seed] = key
         folder = run_folder(out, arm.name, seed)
         place = f"[{number}/{len(runs)}] {arm.name}, seed {seed}"
         if is_done(folder, key):
             say(f"{place}: done before, re-used")
             continue
-        _set_aside(folder, key)
+        set_aside(folder, key)
         say(f"{place}: {recipe.method}")
         check_recipe(recipe)
         run_recipe(recipe, folder, parent_key="" if arm.start_from is None else keys[arm.start_from, seed])
-    summary = summarise(plan, out, command=command)
-    out.mkdir(parents=True, exist_ok=True)
+    return write_summary(plan, out, command=command)
+
+
+def write_summary(plan: Plan, out: Path, *, command: str) -> Path:
+    """Write `summary.json` and `results.md` of an experiment of which every run is done; the path of the first."""
     from latentpad.training.run_folder import write_json, write_text
 
+    summary = summarise(plan, out, command=command)
+    out.mkdir(parents=True, exist_ok=True)
     write_text(out / RESULTS, results_markdown(summary))
     write_json(out / SUMMARY, summary)
     return out / SUMMARY

@@ -1,65 +1,133 @@
-"""Trouble for the workers of a run, from outside its processes; only a lost object must be arranged inside."""
+"""Trouble for the workers of a run, from outside its processes; only a lost object must be arranged inside.
+
+`python -m tests.cluster.faults train RECIPE --out FOLDER` is `latentpad` with workers that take their time, so that
+trouble finds them at work, and with objects that are lost at SIGUSR1.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from latentpad.rollout.ray_crew import RayCrew
 from latentpad.rollout.weights import Header, Weights
+from latentpad.rollout.worker import Reply, RolloutWorker
 from tests.training.worker import steps_logged
 
 PATIENCE = 180.0
+# What a chunk takes at least, in seconds.
+UNHURRIED = 0.2
+
+
+class Unhurried(RolloutWorker):
+    """A worker whose chunks are long enough to be hit."""
+
+    def sample(self, *args: Any) -> Reply:
+        time.sleep(UNHURRIED)
+        return super().sample(*args)
+
+
+class Owner:
+    """Puts an object into the store; when it dies, Ray loses the object."""
+
+    def put(self, buffer: Any) -> list[Any]:
+        import ray
+
+        return [ray.put(buffer)]
+
+
+def lose_objects_on_signal() -> None:
+    """At SIGUSR1 the next weights that are put into the object store are lost before anybody has them."""
+    asked = threading.Event()
+    refer = RayCrew._reference
+
+    def lost(self: RayCrew, weights: Weights) -> tuple[Header, Any]:
+        if not asked.is_set():
+            return refer(self, weights)
+        import ray
+
+        asked.clear()
+        owner = ray.remote(num_cpus=0)(Owner).remote()
+        [reference] = ray.get(owner.put.remote(weights.buffer))
+        ray.kill(owner)
+        with suppress(ray.exceptions.RayActorError):
+            while True:  # until it is dead: before, the object may still be fetched
+                ray.get(owner.put.remote(None))
+        self._sent[weights.version, weights.hash] = (weights.header, reference)
+        return weights.header, reference
+
+    RayCrew._reference = lost  # type: ignore[method-assign]
+    signal.signal(signal.SIGUSR1, lambda *_: asked.set())
+
+
+def main() -> int:
+    from latentpad.cli import main as latentpad
+
+    start = RayCrew.__init__
+
+    def unhurried(self: RayCrew, cluster: Any, recipe: Any, trainer: Any, worker_class: Any = None) -> None:
+        start(self, cluster, recipe, trainer, Unhurried)
+
+    RayCrew.__init__ = unhurried  # type: ignore[assignment, method-assign]
+    lose_objects_on_signal()
+    return latentpad(sys.argv[1:])
+
+
+def command(recipe: Path, run: Path) -> list[str]:
+    return [sys.executable, "-m", "tests.cluster.faults", "train", str(recipe), "--out", str(run)]
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    """What the run noted of its workers so far."""
+    """What the run noted of its workers so far, over all its starts."""
     file = run / "rollouts.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def workers(run: Path) -> dict[int, int]:
-    """The process of every worker that lives, by its number."""
-    living: dict[int, int] = {}
-    for event in events(run):
-        if event["event"] == "ready":
-            living[event["worker"]] = event["pid"]
-        elif event["event"] == "lost":
-            living.pop(event["worker"], None)
-    return {worker: pid for worker, pid in living.items() if Path(f"/proc/{pid}").is_dir()}
 
 
 def count(run: Path, *kinds: str) -> int:
     return sum(event["event"] in kinds for event in events(run))
 
 
-def wait_until(condition: Callable[[], bool], child: BaseProcess, what: str) -> bool:
+def workers(run: Path) -> list[int]:
+    """The processes of all workers that live."""
+    pids = {event["pid"] for event in events(run) if event["event"] == "ready"}
+    return [pid for pid in pids if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it is no corpse."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def wait_until(condition: Callable[[], bool], driver: subprocess.Popen[str], what: str) -> bool:
     """Whether it came true before the run ended."""
     deadline = time.monotonic() + PATIENCE
-    while child.is_alive() and not condition():
+    while driver.poll() is None and not condition():
         assert time.monotonic() < deadline, f"{what} never came"
-        time.sleep(0.002)
+        time.sleep(0.005)
     return condition()
 
 
-def at_a_random_moment(child: BaseProcess, run: Path, rng: Random, size: int) -> int | None:
+def random_moment(driver: subprocess.Popen[str], run: Path, rng: Random, size: int) -> int | None:
     """Wait until all workers live and a few more steps are done, then a moment more; a worker's process, or None."""
-    wait_until(lambda: len(workers(run)) >= size, child, f"{size} workers")
+    if not wait_until(lambda: len(workers(run)) >= size, driver, f"{size} workers"):
+        return None
     target = steps_logged(run) + rng.randrange(1, 4)
-    wait_until(lambda: steps_logged(run) >= target, child, f"step {target}")
-    time.sleep(rng.uniform(0, 0.3))
-    living = list(workers(run).values())
-    return rng.choice(living) if living and child.is_alive() else None
+    wait_until(lambda: steps_logged(run) >= target, driver, f"step {target}")
+    time.sleep(rng.uniform(0, 0.5))
+    return rng.choice(workers(run)) if driver.poll() is None else None
 
 
 def kill(pid: int) -> None:
@@ -84,32 +152,5 @@ def slow_down(pid: int, seconds: float, *, by: int = 10) -> None:
             time.sleep(0.01)
 
 
-def lose_objects_on_signal() -> None:
-    """In the driver, before it starts: at SIGUSR1 the next weights that are put into the object store are lost.
-
-    Ray loses what a process has put there when that process dies: so another one puts them, and is killed.
-    """
-    asked = threading.Event()
-    refer = RayCrew._reference
-
-    def lost(self: RayCrew, weights: Weights) -> tuple[Header, Any]:
-        if not asked.is_set():
-            return refer(self, weights)
-        import ray
-
-        asked.clear()
-        owner = ray.remote(num_cpus=0)(Owner).remote()
-        [reference] = ray.get(owner.put.remote(weights.buffer))
-        ray.kill(owner)
-        self._sent[weights.version, weights.hash] = (weights.header, reference)
-        return weights.header, reference
-
-    RayCrew._reference = lost  # type: ignore[method-assign]
-    signal.signal(signal.SIGUSR1, lambda *_: asked.set())
-
-
-class Owner:
-    def put(self, buffer: Any) -> list[Any]:
-        import ray
-
-        return [ray.put(buffer)]
+if __name__ == "__main__":
+    sys.exit(main())
