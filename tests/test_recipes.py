@@ -37,6 +37,8 @@ EXPECTED = {
     "base.yaml",
     "grpo.yaml",
     "grpo_bf16.yaml",
+    "grpo_ray.yaml",
+    "grpo_ahead.yaml",
     "nye.yaml",
     "ppo_qlora.yaml",
 }

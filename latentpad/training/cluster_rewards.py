@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from latentpad.launch.passed_on import forget_launcher
 from latentpad.recipe.errors import MachineError
 from latentpad.tasks import executes_programs
-from latentpad.training.episodes import grade_rollouts
-from reward import grade_many
+from latentpad.training.episodes import Items, grade_rollouts  # Ray reads the types of what it runs
+from reward import Reward, grade_many
 from reward.sandbox import SandboxUnavailable, Settings, configure, shared
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
     from latentpad.tasks import Task
-    from latentpad.training.episodes import Items
     from latentpad.types import Episode, Rollout
-    from reward import Reward
 
 # Answers that a task grades; nodes on which they are tried before the run ends.
 _TOGETHER = 64

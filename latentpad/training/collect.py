@@ -206,8 +206,9 @@ class Collector:
         chunks = self._chunks(requests)
         if asked is not None:
             rollouts = asked.wait()
-            if isinstance(self.engine, LedEngine) and self.engine.grade is not None:
-                return self.world.from_leader(self.engine.grade(rollouts) if self.world.leads else [])
+            if self._graded_on_the_cluster:
+                assert isinstance(self.engine, LedEngine)
+                return self.world.from_leader([] if self.engine.grade is None else self.engine.grade(rollouts))
             parts = self.world.spread(self._chunks(rollouts), self._grade)
         elif weights is not None and isinstance(self.engine, HoldsWeights):
             with self.engine.holding(weights):
@@ -215,6 +216,11 @@ class Collector:
         else:
             parts = self.world.spread(chunks, self._respond)
         return [episode for part in parts for episode in part]
+
+    @property
+    def _graded_on_the_cluster(self) -> bool:
+        section = self.recipe.rollout.ray
+        return section is not None and section.rewards == "tasks"
 
     def _round(self, step: int, number: int) -> tuple[list[Group], float]:
         cells = step_cells(self.task, self.recipe, step, ladder=self.ladder, sampling_round=number)

@@ -60,9 +60,9 @@ def lose_objects_on_signal() -> None:
         owner = ray.remote(num_cpus=0)(Owner).remote()
         [reference] = ray.get(owner.put.remote(weights.buffer))
         ray.kill(owner)
-        with suppress(ray.exceptions.RayActorError):
-            while True:  # until it is dead: before, the object may still be fetched
-                ray.get(owner.put.remote(None))
+        store, until = ray._private.worker.global_worker.core_worker, time.monotonic() + 20
+        while store.object_exists(reference) and time.monotonic() < until:
+            time.sleep(0.01)
         self._sent[weights.version, weights.hash] = (weights.header, reference)
         return weights.header, reference
 
@@ -99,15 +99,20 @@ def count(run: Path, *kinds: str) -> int:
 
 
 def workers(run: Path) -> list[int]:
-    """The processes of all workers that live."""
-    pids = {event["pid"] for event in events(run) if event["event"] == "ready"}
-    return [pid for pid in pids if alive(pid)]
+    """The processes of all workers that live and are at work."""
+    living: dict[int, int] = {}  # numbers begin anew with each start of the driver
+    for event in events(run):
+        if event["event"] == "ready":
+            living[event["worker"]] = event["pid"]
+        elif event["event"] == "lost":
+            living.pop(event["worker"], None)
+    return [pid for pid in living.values() if alive(pid)]
 
 
 def alive(pid: int) -> bool:
-    """Whether there is such a process, and it is no corpse."""
+    """Whether there is such a process, it is no corpse, and it was not stopped."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZXT"
     return False
 
 
