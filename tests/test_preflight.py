@@ -341,3 +341,15 @@ def test_a_vote_takes_no_algorithm_that_picks_groups_by_the_grader(tmp_path: Pat
     recipe = tiny.recipe("rl", rl=rl, model={"path": str(tmp_path)}, algorithm={"name": "dapo", "sampling_rounds": 2})
     with pytest.raises(RecipeError, match=r"rl\.signal: 'vote' does without the grader"):
         check_recipe(recipe)
+
+
+@pytest.mark.parametrize(("engine", "package", "fix"), [("ray", "ray", "latentpad[ray]"), ("vllm", "vllm", "docker/")])
+def test_an_engine_that_is_not_installed_is_one_line(
+    engine: str, package: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentpad.preflight.find_spec", lambda name: None if name == package else object())
+    recipe = tiny.recipe(rollout={"engine": engine})
+    with pytest.raises(MachineError) as error:
+        refuse_missing_packages(recipe)
+    assert f"rollout.engine '{engine}' needs" in str(error.value)
+    assert fix in str(error.value)

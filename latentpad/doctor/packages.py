@@ -20,7 +20,8 @@ _OPTIONAL = {
     "deepspeed": ("sharded training (ZeRO)", "pip install 'latentpad[deepspeed]'"),
     "ninja": ("building of DeepSpeed's extensions", "pip install 'latentpad[deepspeed]'"),
     "bitsandbytes": ("4-bit base weights, 8-bit optimizers", "pip install 'latentpad[bitsandbytes]'"),
-    "ray": ("rollout workers on several processes and machines", "pip install ray"),
+    "ray": ("rollout workers on several processes and machines", "pip install 'latentpad[ray]'"),
+    "vllm": ("rollouts by vLLM", "pip install 'latentpad[vllm]', on a CPU 'make test-vllm'"),
 }
 
 

@@ -23,7 +23,7 @@ from latentpad.training.checkpoint import clear_leftovers, newest_checkpoint, ve
 
 _PACKAGES = (
     *("latentpad", "torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "deepspeed", "bitsandbytes"),
-    *("numpy", "scipy"),
+    *("ray", "vllm", "numpy", "scipy"),
 )
 
 

@@ -206,6 +206,7 @@ def two_nodes(
         settings: variables for the nodes alone, as `RAY_health_check_period_ms`.
     """
     apart = not why_no_namespaces() if namespaces is None else namespaces
+    folder.mkdir(parents=True, exist_ok=True)
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)

@@ -981,4 +981,134 @@ PROCESSES = (
     ),
 )
 
-BUGS = TOKENS + REDUCTIONS + ADVANTAGES + RATIOS + KL + CRITIC + LOOP + REWARDS + EVIDENCE + PROCESSES
+_SYNC = "tests/rollout/test_weights.py::"
+_CORRECTION = "tests/training/test_correction.py::"
+_SUPERVISOR = "tests/rollout/test_supervisor.py::"
+_AHEAD = "tests/training/test_ahead.py::"
+_NEVER_SYNCED = "verl #7495 (two months lost), AReaL #1385"
+
+CLUSTER = (
+    Bug(
+        "importance weight upside down",
+        "stale tokens are weighted by sampler over policy",
+        "arXiv 2505.24298",
+        f"{_TRAINING}correction.py",
+        "(proximal.detach().double() - sampler.detach().double())",
+        "(sampler.detach().double() - proximal.detach().double())",
+        (f"{_CORRECTION}test_weights_by_hand",),
+    ),
+    Bug(
+        "importance counted twice",
+        "the ratio is to the stale sampler, and the weight corrects for it once more",
+        "arXiv 2110.00641",
+        f"{_TRAINING}rows.py",
+        "observed.reference_logprobs, proximal_logprobs=proximal).take(kept)",
+        "observed.reference_logprobs).take(kept)",
+        (
+            f"{_CORRECTION}test_before_the_first_update_every_ratio_is_1_and_nothing_is_clipped_however_stale_the_sampler",
+        ),
+    ),
+    Bug(
+        "importance weights normalised",
+        "each response's weights are divided by their mean: the correction is gone",
+        "-",
+        f"{_TRAINING}rows.py",
+        "weights = [weight * correction.weights(new, old) for weight, new, old in triples]",
+        "weights = [weight * (w := correction.weights(new, old)) / w.mean() for weight, new, old in triples]",
+        (
+            f"{_CORRECTION}test_a_token_weighs_its_share_of_the_step_times_its_importance_and_dead_groups_take_theirs_with_them",
+        ),
+    ),
+    Bug(
+        "one step too far ahead",
+        "rollouts are a version older than the recipe allows",
+        "-",
+        f"{_TRAINING}ahead.py",
+        "min(step + self._staleness, self._last) + 1",
+        "min(step + self._staleness + 1, self._last) + 1",
+        (f"{_AHEAD}test_every_step_is_sampled_by_the_policy_of_so_many_steps_before[1-versions1]",),
+    ),
+    Bug(
+        "plans not in the checkpoint",
+        "a resumed run samples the steps that were under way from newer weights",
+        "-",
+        f"{_TRAINING}ahead.py",
+        "for step, p in self._planned.items()} | self._loaded",
+        "for step, p in ()} | self._loaded",
+        (f"{_AHEAD}test_killed_and_resumed_it_ends_the_same[truncated]",),
+    ),
+    Bug(
+        "changed on the way",
+        "a buffer of weights is taken without a look at its hash",
+        "-",
+        "latentpad/rollout/weights.py",
+        "if (found := _sha256(self.buffer)) != self.digest:",
+        "if (found := _sha256(self.buffer)) == '':",
+        (f"{_SYNC}test_a_changed_byte_is_refused_and_nothing_is_written[full-0]",),
+    ),
+    Bug(
+        "weights not put back",
+        "what was sampled with older weights leaves them in the learner",
+        "-",
+        "latentpad/rollout/weights.py",
+        "put_in(own, policy)",
+        "own.tensors()",
+        (f"{_SYNC}test_weights_are_held_for_a_block_and_put_back_to_the_bit_also_after_an_error[full]",),
+    ),
+    Bug(
+        "probe not believed",
+        "a worker's logprobs are compared with nothing",
+        _NEVER_SYNCED,
+        "latentpad/rollout/probe.py",
+        "if not worst <= self._tolerance:",
+        "if worst < 0:",
+        (f"{_SYNC}test_nan_never_passes",),
+    ),
+    Bug(
+        "stale within the tolerance",
+        "an adapter of the step before passes, for a small step moves no logprob beyond the tolerance",
+        _NEVER_SYNCED,
+        "latentpad/rollout/probe.py",
+        "if old < version and",
+        "if old > version and",
+        (f"{_SYNC}test_a_stale_adapter_is_found_out_however_small_the_step",),
+    ),
+    Bug(
+        "worker keeps its first weights",
+        "a worker loads weights once and never again",
+        _NEVER_SYNCED,
+        "latentpad/rollout/worker.py",
+        "if self._holds != (header.version, header.hash):",
+        "if self._holds is None:",
+        ("tests/rollout/test_pool.py::TestPool::test_weights_that_move_are_followed_and_older_ones_are_still_served",),
+    ),
+    Bug(
+        "newest first",
+        "what was asked for first is sampled last, so long responses are left behind",
+        "tinker-cookbook #822, marin #8955",
+        "latentpad/rollout/supervisor.py",
+        "_Task((self._tickets, i), job, ticket)",
+        "_Task((-self._tickets, i), job, ticket)",
+        (f"{_SUPERVISOR}test_jobs_that_were_handed_in_first_are_given_out_first",),
+    ),
+    Bug(
+        "silent worker waited for",
+        "a worker that hangs is given up only when its request is due",
+        "verl #383, #2856",
+        "latentpad/rollout/supervisor.py",
+        "elif now - life.sign > limits.silence_seconds:",
+        "elif now - life.sign > 1e9:",
+        (f"{_SUPERVISOR}test_a_worker_that_hangs_is_given_up[dumb-gave no sign of life]",),
+    ),
+    Bug(
+        "too patient",
+        "a job that fails in every worker is tried twice as often as is said",
+        "-",
+        "latentpad/rollout/supervisor.py",
+        "if len(task.failures) >= MOST_FAILURES:",
+        "if len(task.failures) >= 2 * MOST_FAILURES:",
+        (f"{_SUPERVISOR}test_a_job_that_fails_everywhere_ends_the_pool_and_says_so",),
+    ),
+)
+
+BUGS = TOKENS + REDUCTIONS + ADVANTAGES + RATIOS + KL + CRITIC + LOOP + REWARDS + EVIDENCE + PROCESSES + CLUSTER
