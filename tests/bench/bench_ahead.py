@@ -1,8 +1,8 @@
 """What sampling one step ahead brings: `python tests/bench/bench_ahead.py RECIPE BASE... [KEY=VALUE...]`.
 
 For each BASE (a checkpoint for model.path; the n-th with seed n) the recipe is trained a few steps in this process with
-one thread, and by one learner and one worker that samples a step ahead, one thread each. Told is what a step takes after
-the first five, in seconds, with what sampling and learning take of it.
+one thread, and by one learner and one worker that samples a step ahead, one thread each. Told is what a step takes
+after the first five, in seconds, with what sampling and learning take of it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +106,40 @@ class TestPool(EngineContract):
         finally:
             with torch.no_grad():
                 weight.copy_(kept)
+
+
+def private_memory(pid: int) -> float:
+    """Megabytes of a process that it shares with none."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def test_memory_stays_what_it_is_over_300_syncs(ray_cluster: Cluster) -> None:
+    policy = tiny.policy(sizes=tiny.SIZES.model_copy(update={"hidden_size": 128, "intermediate_size": 512}))
+    sizes = sum(p.numel() for p in policy.trainable().values()) * 4 / 2**20
+    assert sizes > 1.5  # megabytes: kept, 250 of them would show
+    recipe = recipe_for(workers=1)
+    assert recipe.model.scratch is not None
+    larger = recipe.model.scratch.model_copy(update={"hidden_size": 128, "intermediate_size": 512})
+    pool = Pool(
+        policy, recipe.model_copy(update={"model": recipe.model.model_copy(update={"scratch": larger})}), ray_cluster
+    )
+    [request], first, found = tiny.requests(policy, 1), next(iter(policy.trainable().values())), []
+    try:
+        for version in range(300):
+            with torch.no_grad():
+                first.add_(1e-4)
+            pool.sync(version, policy.trainable_hash())
+            pool.generate([request], Sampling(1.0, 1))
+            if version in (50, 299):
+                [worker] = pool._crew._who.values()
+                found.append((private_memory(os.getpid()), private_memory(worker.pid)))
+    finally:
+        pool.close()
+    (driver, worker_memory), (driver_after, worker_after) = found
+    assert driver_after - driver < 10
+    assert worker_after - worker_memory < 10
+    assert pool.largest_deviation == 0.0
 
 
 class Stale(RolloutWorker):
