@@ -83,7 +83,7 @@ class LocalSampler:
             return _sample(self._policy, prompts, seeds, sampling)
 
     def score(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
-        """Logprobs of each sequence's tokens but its first, one sequence a batch."""
+        """Logprobs of each sequence's tokens but its first."""
         return score(self._policy, sequences)
 
     def close(self) -> None:
@@ -100,14 +100,16 @@ def as_rollouts(requests: Sequence[Request], samples: Samples, version: int, ada
 
 @torch.inference_mode()
 def score(policy: Policy, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
-    """Logprobs in nats of each sequence's tokens but its first, at temperature 1, one sequence a forward pass."""
-    found: list[list[float]] = []
+    """Logprobs in nats of each sequence's tokens but its first, at temperature 1; those of one length in one batch."""
+    found: dict[int, list[float]] = {}
     with _evaluating(policy), policy.arithmetic():
-        for sequence in sequences:
-            ids = torch.tensor([sequence], device=policy.device)
-            logprobs = policy.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-            found.append(logprobs.gather(-1, ids[0, 1:].unsqueeze(-1)).squeeze(-1).tolist())
-    return found
+        for length in {len(sequence): None for sequence in sequences}:
+            places = [i for i, sequence in enumerate(sequences) if len(sequence) == length]
+            ids = torch.tensor([sequences[i] for i in places], device=policy.device)
+            logprobs = policy.model(input_ids=ids, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+            rows = logprobs.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1).tolist()
+            found |= dict(zip(places, rows, strict=True))
+    return [found[i] for i in range(len(sequences))]
 
 
 @contextmanager

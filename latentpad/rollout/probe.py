@@ -79,19 +79,21 @@ class Probe:
 
 
 def probe_sequences(
-    prompts: Sequence[tuple[int, ...]], vocabulary: int, *, count: int = 4, tail: int = _TAIL
+    prompts: Sequence[tuple[int, ...]], vocabulary: int, *, count: int = 2, tail: int = _TAIL
 ) -> list[tuple[int, ...]]:
     """The first few different prompts, each with tokens behind it that are drawn at random, the same in every run.
+
+    All are of one length, so that they are scored in one batch.
 
     Args:
         prompts: token ids.
         vocabulary: how many tokens there are.
         count: of sequences.
-        tail: tokens behind a prompt.
+        tail: tokens behind the longest prompt.
     """
     chosen = list(dict.fromkeys(prompts))[:count]
-    rng = Random("probe of the weights of a sampler")
-    return [(*prompt, *(rng.randrange(vocabulary) for _ in range(tail))) for prompt in chosen]
+    rng, length = Random("probe of the weights of a sampler"), max(map(len, chosen)) + tail
+    return [(*prompt, *(rng.randrange(vocabulary) for _ in range(length - len(prompt)))) for prompt in chosen]
 
 
 def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
