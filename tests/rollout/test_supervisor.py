@@ -186,8 +186,10 @@ def test_jobs_that_were_handed_in_first_are_given_out_first() -> None:
 
 
 def test_a_job_that_fails_everywhere_ends_the_pool_and_says_so() -> None:
+    crew = FakeCrew(lambda worker, job: "failed" if job == 7 else "done")
     with pytest.raises(PoolLost, match=f"chunk 1 failed in {MOST_FAILURES} workers, the last time: failed at 7"):
-        supervise(FakeCrew(lambda worker, job: "failed" if job == 7 else "done"), [1, 7, 2])
+        supervise(crew, [1, 7, 2])
+    assert Counter(job for _, job in crew.sent)[7] == MOST_FAILURES
 
 
 def test_workers_that_die_too_often_end_the_pool() -> None:
