@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from latentpad.rollout.crew import Limits
 from latentpad.rollout.local import as_rollouts
 from latentpad.rollout.probe import Probe, probe_sequences
 from latentpad.rollout.ray_crew import Job, RayCrew
-from latentpad.rollout.supervisor import Limits, Supervisor
+from latentpad.rollout.supervisor import Supervisor
 from latentpad.rollout.weights import SyncError, flatten, held
 from latentpad.rollout.worker import RolloutWorker, identity
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
     from latentpad.rollout import Request, Sampling
-    from latentpad.rollout.supervisor import Ticket
+    from latentpad.rollout.crew import Ticket
     from latentpad.rollout.weights import Weights
     from latentpad.rollout.worker import Reply
     from latentpad.types import Rollout

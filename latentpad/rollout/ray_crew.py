@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from latentpad.recipe.errors import MachineError, RecipeError
-from latentpad.rollout.supervisor import Event
+from latentpad.rollout.crew import Event
 from latentpad.rollout.worker import RolloutWorker
 
 if TYPE_CHECKING:

@@ -12,14 +12,16 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
-from latentpad.recipe.errors import MachineError
+from latentpad.rollout.crew import Event, PoolLost, Task, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from latentpad.rollout.crew import Crew, Limits
 
 # A job that kills, or fails in, so many workers is not given to another.
 MOST_FAILURES = 4
@@ -31,117 +33,6 @@ _REMEMBERED = 32
 _HOUR = 3600.0
 
 
-class PoolLost(MachineError):  # noqa: N818 (says what happened)
-    """No more rollouts can come: the cluster is gone, or workers die faster than they may. One line. Exit code 3."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a crew tells.
-
-    Attributes:
-        kind: `ready` (with who it is), `alive` (answer to a ping), `done` (with the reply), `lost` (the worker is),
-            `failed` (the job raised in it), `refused` (it can never work: the reply is the line to say), `resend` (what
-            was sent with the job is lost), `wake`.
-        worker: number of the worker's life; every life has a new one.
-        reply: what came back, or why it did not.
-    """
-
-    kind: Literal["ready", "alive", "done", "lost", "failed", "refused", "resend", "wake"]
-    worker: int = -1
-    reply: Any = None
-
-
-class Crew(Protocol):
-    """The workers, and messages to them. No call waits; what comes of it is put into `events`."""
-
-    events: queue.SimpleQueue[Event]
-
-    def start(self, worker: int) -> None:
-        """Begin a worker's life; `ready`, `refused` or `lost` follows."""
-        ...
-
-    def send(self, worker: int, job: Any) -> None:
-        """Give it a job; `done`, `failed`, `resend`, `refused` or `lost` follows."""
-        ...
-
-    def ping(self, worker: int) -> None:
-        """Ask for a sign of life, also while it works; `alive` follows."""
-        ...
-
-    def kill(self, worker: int) -> None:
-        """End its life for good, even if it hangs."""
-        ...
-
-    def renew(self, job: Any) -> None:
-        """Send anew, from now on, what was lost on the way with a job."""
-        ...
-
-    def trouble(self) -> str | None:
-        """Why no worker can come any more, or None. May take seconds."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a worker is given up. Seconds; `restarts` an hour."""
-
-    request_seconds: float
-    silence_seconds: float
-    start_seconds: float
-    restarts: int
-
-
-@dataclass
-class Ticket:
-    """Jobs that were handed in together, and what came of them.
-
-    Attributes:
-        reissued: how many were given out again because their worker was lost.
-        doubled: how many were also given to a second worker because the first was slow.
-    """
-
-    size: int
-    check: Callable[[Any, int], Any]
-    replies: dict[int, Any] = field(default_factory=dict)
-    reissued: int = 0
-    doubled: int = 0
-    error: Exception | None = None
-    _ended: threading.Event = field(default_factory=threading.Event)
-
-    def wait(self) -> list[Any]:
-        """All replies, in the order of the jobs. Raises what ended the pool."""
-        while not self._ended.wait(1.0):  # now and then, so that signals are heard
-            pass
-        if self.error is not None:
-            raise self.error
-        return [self.replies[i] for i in range(self.size)]
-
-    @property
-    def done(self) -> bool:
-        """Whether `wait` would return at once."""
-        return self._ended.is_set()
-
-    def end(self) -> None:
-        """No more replies will come, or are wanted."""
-        self._ended.set()
-
-
-@dataclass(order=True)
-class _Task:
-    """A job with its place in the queue."""
-
-    order: tuple[int, int]
-    job: Any = field(compare=False)
-    ticket: Ticket = field(compare=False)
-    failures: list[str] = field(default_factory=list, compare=False)
-    workers: set[int] = field(default_factory=set, compare=False)
-
-    @property
-    def done(self) -> bool:
-        return self.order[1] in self.ticket.replies
-
-
 @dataclass
 class _Life:
     """A worker, from its start to its end."""
@@ -150,7 +41,7 @@ class _Life:
     sign: float
     asked: float = 0.0
     ready: bool = False
-    task: _Task | None = None
+    task: Task | None = None
     since: float = 0.0
 
 
@@ -169,9 +60,9 @@ class Supervisor:
         """Start the workers; `note` hears what goes wrong and when it is well again."""
         self._crew, self._size, self._limits, self._note, self._clock = crew, size, limits, note, clock
         self._lives: dict[int, _Life] = {}
-        self._waiting: list[_Task] = []
+        self._waiting: list[Task] = []
         self._open: list[Ticket] = []
-        self._handed_in: queue.SimpleQueue[list[_Task]] = queue.SimpleQueue()
+        self._handed_in: queue.SimpleQueue[list[Task]] = queue.SimpleQueue()
         self._durations: deque[float] = deque(maxlen=_REMEMBERED)
         self._restarts: deque[float] = deque()
         self._tickets = self._next = 0
@@ -196,7 +87,7 @@ class Supervisor:
             ticket.end()
             return ticket
         self._tickets += 1
-        self._handed_in.put([_Task((self._tickets, i), job, ticket) for i, job in enumerate(jobs)])
+        self._handed_in.put([Task((self._tickets, i), job, ticket) for i, job in enumerate(jobs)])
         self._crew.events.put(Event("wake"))
         return ticket
 
@@ -307,7 +198,7 @@ class Supervisor:
             task.workers.add(worker)
             self._crew.send(worker, task.job)
 
-    def _next_task(self) -> _Task | None:
+    def _next_task(self) -> Task | None:
         """The oldest that nobody is at; or, where there is none, the oldest that takes much longer than usual."""
         while self._waiting:
             task = heapq.heappop(self._waiting)
@@ -355,7 +246,7 @@ class Supervisor:
             )
         self._begin()
 
-    def _again(self, task: _Task, worker: int, why: str) -> None:
+    def _again(self, task: Task, worker: int, why: str) -> None:
         task.workers.discard(worker)
         if task.done or task.workers:
             return
@@ -379,6 +270,6 @@ class Supervisor:
         self._note({"event": event, "worker": worker, **more})
 
 
-def _alone_with(task: _Task) -> bool:
+def _alone_with(task: Task) -> bool:
     """Whether one worker is at a job that is still wanted."""
     return len(task.workers) == 1 and not task.done and not task.ticket.done

@@ -10,7 +10,7 @@ from latentpad.progress import stage
 from latentpad.recipe.errors import Diverged
 from latentpad.recipe.rl_schema import HealthSection
 from latentpad.rollout import Sampling
-from latentpad.rollout.supervisor import PoolLost
+from latentpad.rollout.crew import PoolLost
 from latentpad.rollout.weights import SyncError
 from latentpad.seeding import rng_of
 from latentpad.training.ahead import Ahead

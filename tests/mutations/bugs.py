@@ -1087,8 +1087,8 @@ CLUSTER = (
         "what was asked for first is sampled last, so long responses are left behind",
         "tinker-cookbook #822, marin #8955",
         "latentpad/rollout/supervisor.py",
-        "_Task((self._tickets, i), job, ticket)",
-        "_Task((-self._tickets, i), job, ticket)",
+        "Task((self._tickets, i), job, ticket)",
+        "Task((-self._tickets, i), job, ticket)",
         (f"{_SUPERVISOR}test_jobs_that_were_handed_in_first_are_given_out_first",),
     ),
     Bug(

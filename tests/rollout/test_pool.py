@@ -18,9 +18,9 @@ from latentpad.models.policy import Policy
 from latentpad.recipe.errors import MachineError
 from latentpad.recipe.schema import Recipe
 from latentpad.rollout import Sampling
+from latentpad.rollout.crew import PoolLost
 from latentpad.rollout.local import LocalEngine, LocalSampler
 from latentpad.rollout.pool import Pool
-from latentpad.rollout.supervisor import PoolLost
 from latentpad.rollout.weights import Header, SyncError, Weights
 from latentpad.rollout.worker import Reply, RolloutWorker
 from tests import tiny

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from latentpad.rollout.supervisor import MOST_FAILURES, Event, Limits, PoolLost, Supervisor
+from latentpad.rollout.crew import Event, Limits, PoolLost
+from latentpad.rollout.supervisor import MOST_FAILURES, Supervisor
 
 LIMITS = Limits(request_seconds=5.0, silence_seconds=2.0, start_seconds=5.0, restarts=1000)
 QUICK = Limits(request_seconds=0.4, silence_seconds=0.2, start_seconds=0.4, restarts=1000)
