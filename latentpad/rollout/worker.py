@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentpad import __version__
 from latentpad.launch.passed_on import forget_launcher
 from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.schema import Recipe
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from latentpad.rollout.weights import Header
 
 # Of other versions of these, numbers may differ.
-_PACKAGES = ("latentpad", "torch", "transformers", "peft")
+_PACKAGES = ("torch", "transformers", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def identity(policy: Policy) -> Identity:
     """Of this process, with this policy."""
     import torch
 
-    versions = {name: version(name) for name in _PACKAGES}
+    versions = {"latentpad": __version__, **{name: version(name) for name in _PACKAGES}}
     threads = torch.get_num_threads()
     return Identity(socket.gethostname(), os.getpid(), versions, policy.base_hash(), policy.stop_ids, threads)
 
