@@ -121,8 +121,8 @@ def test_a_driver_whose_head_is_gone_notices_and_ends_by_itself(nodes: Nodes, fa
     try:
         told = read(driver)
         assert told["answers"] is False
-        assert told["seconds"] < 12  # asked for 5
-        driver.communicate(timeout=100)
+        assert told["seconds"] < 30  # asked for 5; the machine may be busy
+        driver.communicate(timeout=200)
         assert driver.returncode == 3
     finally:
         if fault == "frozen":
