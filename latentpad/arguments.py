@@ -13,7 +13,7 @@ from latentpad.recipe.errors import RecipeError, nearest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("check", "train", "eval", "ablate", "report", "sample", "export", "doctor")
+VERBS = ("check", "train", "eval", "ablate", "compare", "report", "sample", "export", "doctor")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--cpus", type=int, metavar="C", help="CPUs for each run side by side (default: 1)")
     sub.add_argument("--gpus", type=float, metavar="G", help="GPUs for each; 0.5 shares one (default: 0, none is seen)")
     sub.add_argument("--ray", metavar="ADDRESS", help="a running cluster: 'auto' or HOST:PORT (default: a private one)")
+    sub.add_argument(
+        "--reuse",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="another experiment's folder: its finished runs of the very same content are taken over",
+    )
+    _compare_arguments(verb("compare", "compare finished arms with a baseline: same problems, same seeds, in numbers"))
     sub = verb("report", "write report/index.html for an experiment or a run")
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="experiment or run folder")
     sub = verb("sample", "show what a run's policy writes for a problem; asks for problems if none is given")
@@ -76,6 +85,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _compare_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of experiments, arms or runs")
+    sub.add_argument("--baseline", metavar="ARM", help="that the others are compared with (default: the first)")
+    sub.add_argument("--cell", help="show this cell only (default: the mean of the trained cells, and each cell)")
+    sub.add_argument("--decoding", default="greedy", help="default: greedy")
+    sub.add_argument(
+        "--differ", action="append", default=[], metavar="KEY", help="arms may differ in this key; give it once a key"
+    )
+    sub.add_argument("--success", type=float, default=0.9, help="accuracy of a seed that succeeds (default: 0.9)")
+    sub.add_argument("--out", type=Path, metavar="FILE.md", help="write Markdown, and a figure beside it")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write every number as JSON")
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Verb, options and overrides; raises `RecipeError`.
 
@@ -92,7 +114,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         args.overrides += overrides
     if args.verb == "ablate":
         _refuse_wrong_shares(args)
+    if args.verb == "compare":
+        _refuse_wrong_comparison(args)
     return args
+
+
+def _refuse_wrong_comparison(args: argparse.Namespace) -> None:
+    if not 0 < args.success <= 1:
+        raise RecipeError(f"--success {args.success:g}: expected an accuracy above 0 and at most 1, such as 0.9")
+    if args.out is not None and args.out.suffix != ".md":
+        raise RecipeError(f"--out {args.out}: expected a Markdown file such as compare.md (the figure gets its name)")
+    for name in ("out", "json"):
+        file = getattr(args, name)
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise RecipeError(f"--{name} {file}: expected a file in a folder that is there")
 
 
 def _refuse_wrong_shares(args: argparse.Namespace) -> None:

@@ -111,11 +111,11 @@ def _eval(args: argparse.Namespace) -> int:
     open_run(args.run)
     recipe = load_recipe(args.run / "recipe.yaml", args.overrides)
     check_recipe(recipe)
-    step, cells, records = evaluate_run(args.run, recipe)
+    step, cells, *lines = evaluate_run(args.run, recipe)
     from latentpad.evaluation.evaluate import write_evaluation
 
     name = f"{recipe.name}/seed-{recipe.seed}"
-    write_evaluation(args.run, step, name, cells, records)
+    write_evaluation(args.run, step, name, cells, *lines, asked=recipe.evaluation)
     say(run_table(json.loads(json.dumps({"policy": name, "step": step, "cells": [asdict(c) for c in cells]}))))
     say(f"written: {args.run / 'eval' / f'{step}.json'}")
     return DONE
@@ -130,23 +130,50 @@ def _ablate(args: argparse.Namespace) -> int:
     out = _out_folder(args.out, plan.name)
     import json
 
-    from latentpad.experiments.ablate import ablate
+    from latentpad.experiments.ablate import SUMMARY, ablate
     from latentpad.experiments.report import write_report
-    from latentpad.experiments.side_by_side import RunsFailed, Share, ablate_side_by_side
     from latentpad.experiments.table import experiment_table
 
     command = " ".join(["latentpad ablate", str(args.recipe), *args.overrides])
     if args.at_once is None:
-        summary = ablate(plan, out, command=command, say=say)
+        failures = ablate(plan, out, command=command, say=say, reuse=args.reuse)
     else:
+        from latentpad.experiments.side_by_side import Share, ablate_side_by_side
+
         share = Share(args.at_once, args.cpus or 1, args.gpus or 0.0, args.ray)
-        try:
-            summary = ablate_side_by_side(plan, out, share, command=f"{command} {share}", say=say)
-        except RunsFailed as failed:
-            return _fail(str(failed), failed.code)
+        failures = ablate_side_by_side(plan, out, share, command=f"{command} {share}", say=say, reuse=args.reuse)
     page = write_report(out)
-    say(experiment_table(json.loads(summary.read_text())))
+    say(experiment_table(json.loads((out / SUMMARY).read_text())))
     say(f"report: {page}")
+    failed = failures.end(len(plan.seeds) * len(plan.arms))
+    return DONE if failed is None else _fail(failed[1], failed[0])
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from latentpad.experiments.comparison import compare_folders
+    from latentpad.experiments.comparison_text import markdown, terminal
+
+    found = compare_folders(
+        args.folders,
+        baseline=args.baseline,
+        cell=args.cell,
+        decoding=args.decoding,
+        differ=args.differ,
+        success=args.success,
+    )
+    say(terminal(found))
+    from latentpad.training.run_folder import write_json, write_text
+
+    if args.out is not None:
+        from latentpad.experiments.curves import draw_curves
+
+        figure = args.out.with_suffix(".png")
+        draw_curves(found["curves"], figure, cell=found["cells"][0]["cell"])
+        write_text(args.out, markdown(found, figure.name))
+        say(f"written: {args.out}, {figure}")
+    if args.json is not None:
+        write_json(args.json, found)
+        say(f"written: {args.json}")
     return DONE
 
 
@@ -220,6 +247,7 @@ _VERBS = {
     "train": _train,
     "eval": _eval,
     "ablate": _ablate,
+    "compare": _compare,
     "report": _report,
     "sample": _sample,
     "export": _export,

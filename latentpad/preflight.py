@@ -7,11 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentpad.algorithms import CriticAlgorithm, build_algorithm
+from latentpad.algorithms import AnswerAlgorithm, CriticAlgorithm, MemoryAlgorithm, build_algorithm
+from latentpad.evaluation.prompting import check_prompting
 from latentpad.formats import get_format
 from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
 from latentpad.recipe.errors import MachineError, RecipeError, unknown
 from latentpad.tasks import ProgramTask, WorkedTask, build_task, executes_programs, primitive_task, worked
+from latentpad.training.examples import check_supervised
+from latentpad.training.rounds import check_expert_iteration
 from reward import CLOSE_TAG, OPEN_TAG, Outcome, Reward, grade
 from reward.sandbox import Run, Settings, Status, configure, shared
 
@@ -41,7 +44,7 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
         RecipeError: what is wrong, in one line.
     """
     use_sandbox(recipe)
-    task, text_format = build_task(recipe.task), get_format(recipe.format)
+    task, text_format = build_task(recipe.task), get_format(recipe.format, (origin or recipe.model).path)
     for cell in recipe.evaluation.beyond:
         task.check_cell(cell)
     _check_named_cells(recipe, task)
@@ -51,9 +54,9 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
         worked(task)
     if recipe.pretrain is not None and recipe.pretrain.primitive_share is not None:
         primitive_task(task)
-    if recipe.supervised is not None and recipe.supervised.target == "scratchpad":
-        worked(task)
     tokenizer, positions = _tokenizer(origin or recipe.model, task, text_format)
+    if recipe.supervised is not None:
+        check_supervised(recipe.supervised, task, text_format, tokenizer)
     vocabulary = tokenizer.get_vocab()
     if recipe.scratchpad == "empty" and not {OPEN_TAG, CLOSE_TAG} <= set(vocabulary):
         raise RecipeError(f"scratchpad: 'empty' needs {OPEN_TAG} and {CLOSE_TAG} to be tokens of the tokenizer")
@@ -62,9 +65,12 @@ def check_recipe(recipe: Recipe, origin: ModelSection | None = None) -> list[str
         lines.append(_check_programs(task))
     if recipe.rl is not None:
         lines.append(_check_chunks(recipe))
+        _check_gold_fits(recipe, task, text_format, tokenizer, positions)
+    lines += check_expert_iteration(recipe, task, text_format, tokenizer, positions)
+    lines += check_prompting(recipe, task, text_format, tokenizer, positions)
     beyond = [cell for cell in recipe.evaluation.beyond if cell not in task.cells]
     limits = [("evaluation.max_new_tokens", recipe.evaluation.max_new_tokens, [*task.cells, *beyond])]
-    if recipe.rl is not None:
+    if recipe.rl is not None or recipe.expert_iteration is not None:
         limits.insert(0, ("rollout.max_new_tokens", recipe.rollout.max_new_tokens, list(task.cells)))
     for key, limit, cells in limits:
         needed = [_tokens_needed(cell, recipe, task, text_format, tokenizer) for cell in cells]
@@ -97,7 +103,12 @@ def refuse_missing_packages(recipe: Recipe, *, deepspeed: bool = False) -> None:
 def check_plan(plan: Plan) -> list[str]:
     """Check every arm of an experiment; raises as `check_recipe`, the line naming the arm."""
     lines, origins = [], dict[str, Any]()
+    untrained = {arm.name for arm in plan.arms if arm.recipe.method == "prompt"}
     for arm in plan.arms:
+        if arm.start_from in untrained:
+            raise RecipeError(
+                f"arms.{arm.name}.from: {arm.start_from!r} trains nothing: start from what it starts from"
+            )
         origins[arm.name] = arm.recipe.model if arm.start_from is None else origins[arm.start_from]
         try:
             lines += [f"arms.{arm.name}: {line}" for line in check_recipe(arm.recipe, origins[arm.name])]
@@ -125,6 +136,8 @@ def _check_named_cells(recipe: Recipe, task: Task) -> None:
         named |= {"pretrain.cells": recipe.pretrain.cells, "pretrain.worked_cells": recipe.pretrain.worked_cells}
     if recipe.supervised is not None:
         named["supervised.cells"] = recipe.supervised.cells
+    if recipe.expert_iteration is not None:
+        named["expert_iteration.cells"] = recipe.expert_iteration.cells
     for key, cells in named.items():
         for cell in cells or []:
             if cell not in task.cells:
@@ -146,10 +159,17 @@ def _check_rl(recipe: Recipe, task: Task) -> None:
             "rollout.max_staleness: a step that is sampled ahead cannot be sampled again: set it to 0, or "
             "algorithm.sampling_rounds to 1"
         )
-    if section.signal == "vote" and built.needs.sampling_rounds > 1:
+    if section.signal in ("vote", "format", "shuffled") and built.needs.sampling_rounds > 1:
         raise RecipeError(
-            "rl.signal: 'vote' does without the grader, and algorithm.sampling_rounds picks groups by it: set it to 1"
+            f"rl.signal: {section.signal!r} does without the grader, and algorithm.sampling_rounds picks groups by it: "
+            "set it to 1"
         )
+    if section.signal == "process":
+        from latentpad.training.process_reward import check_process  # by the one control that it is for
+
+        check_process(recipe, built, task)
+    if isinstance(built, (AnswerAlgorithm, MemoryAlgorithm)):
+        _check_one_update(recipe, built)
     if isinstance(built, CriticAlgorithm) and built.critic.pretraining_steps >= steps:
         raise RecipeError(
             f"algorithm.critic.pretraining_steps: got {built.critic.pretraining_steps}; expected fewer than "
@@ -159,6 +179,33 @@ def _check_rl(recipe: Recipe, task: Task) -> None:
         reference = Path(section.kl.reference)
         if not reference.is_dir():
             raise RecipeError(f"rl.kl.reference: got {section.kl.reference!r}; expected base, moving, or a checkpoint")
+
+
+def _check_one_update(recipe: Recipe, algorithm: AnswerAlgorithm | MemoryAlgorithm) -> None:
+    """Of an algorithm without a ratio to the sampler: what it holds for, and what would have no effect or another."""
+    section, name = recipe.rl_section, recipe.algorithm and recipe.algorithm.name
+    holds = f"{name!r} holds for one update on the policy that sampled: set it to"
+    for key, value, least in (
+        ("rl.epochs", section.epochs, 1),
+        ("rl.minibatches", section.minibatches, 1),
+        ("rollout.max_staleness", recipe.rollout.staleness, 0),
+    ):
+        if value > least:
+            raise RecipeError(f"{key}: got {value}; {holds} {least}")
+    if recipe.rollout.correction is not None:
+        raise RecipeError(f"rollout.correction: {name!r} has no weights to correct: remove it")
+    if section.signal != "answer":
+        raise RecipeError(f"rl.signal: got {section.signal!r}; expected 'answer': {name!r} learns from nothing else")
+    if section.half_length is not None:
+        raise RecipeError(f"rl.half_length: {name!r} knows no price of length: remove it")
+    pays = isinstance(algorithm, AnswerAlgorithm) and algorithm.pays_kl
+    if section.kl is not None and section.kl.place == "reward" and not pays:
+        raise RecipeError(f"rl.kl.place: got 'reward'; {name!r} has no reward to take it from: set it to 'loss'")
+    if isinstance(algorithm, MemoryAlgorithm) and section.problems is None:
+        raise RecipeError(
+            f"rl.problems: {name!r} learns from remembered responses, so the same problems must come again: say how "
+            "many different ones of each cell"
+        )
 
 
 def _tokenizer(model: ModelSection, task: Task, text_format: Format) -> tuple[Any, int]:
@@ -257,6 +304,25 @@ def _tokens_needed(cell: str, recipe: Recipe, task: Task, text_format: Format, t
     response = text_format.response(task.solution(problem), scratchpad)
     prompt = encode_strictly(tokenizer, text_format.prompt(problem.question))
     return len(prompt), len(encode_strictly(tokenizer, response)) + 1
+
+
+def _check_gold_fits(recipe: Recipe, task: Task, text_format: Format, tokenizer: Any, positions: int) -> None:
+    """Where gold answers are learned after sampled scratchpads, one must fit after the longest that is not closed."""
+    assert recipe.algorithm is not None
+    algorithm, limit = build_algorithm(recipe.algorithm), recipe.rollout.max_new_tokens
+    if not isinstance(algorithm, AnswerAlgorithm) or algorithm.target != "reference":
+        return
+    closing = f"{CLOSE_TAG}{text_format.line_break}" if recipe.scratchpad == "free" else ""
+    for cell in task.cells:
+        problem = task.longest(cell)
+        prompt = len(encode_strictly(tokenizer, text_format.prompt(problem.question)))
+        answer = len(encode_strictly(tokenizer, closing + task.solution(problem))) + 1
+        if prompt + limit + answer > positions:
+            raise RecipeError(
+                f"rollout.max_new_tokens: got {limit}; with a prompt of {prompt} tokens ({cell}) and after it all the "
+                f"gold answer of {answer} the model has room for {positions}: set it to "
+                f"{positions - prompt - answer} or less"
+            )
 
 
 def _check_limit(key: str, limit: int, needed: dict[str, tuple[int, int]], positions: int) -> str:

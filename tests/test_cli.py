@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Written = Callable[..., Path]
     Data = dict[str, Any]
 
-VERBS = ["check", "train", "eval", "ablate", "report", "sample", "export", "doctor"]
+VERBS = ["check", "train", "eval", "ablate", "compare", "report", "sample", "export", "doctor"]
 HEAVY = ("torch", "transformers", "trl", "peft", "ray", "matplotlib", "scipy")
 # Runs each line of arguments in one process; prints its exit code and what heavy modules are loaded by then.
 BATCH = f"""

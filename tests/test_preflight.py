@@ -139,7 +139,7 @@ def test_a_chunk_holds_whole_groups(recipe_data: Data, chunk: int) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("format", "compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, lines, nye)"),
+        ("format", "compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: chat, compact, "),
         ("task", {"name": "adition", "digits": [1]}, "task.name: unknown task 'adition'; did you mean 'addition'?"),
         ("algorithm", {"name": "grop"}, "algorithm.name: unknown algorithm 'grop'; did you mean 'grpo'?"),
         ("algorithm", {"name": "grpo", "clip": 1}, "algorithm.clip: unknown key of algorithm 'grpo' 'clip'; "),

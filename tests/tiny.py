@@ -121,6 +121,9 @@ def recipe(method: str = "rl", **changes: Any) -> Recipe:
         "pretrain": {"pretrain": {"documents_per_step": 8, "scratchpad_share": 0.5}},
         "supervised": {"supervised": {"target": "scratchpad", "examples_per_step": 4}},
         "rl": {"rl": {"prompts_per_step": 4, "group_size": 4}, "algorithm": {"name": "grpo"}},
+        "expert_iteration": {
+            "expert_iteration": {"rounds": 2, "prompts_per_round": 8, "samples_per_prompt": 4, "rows_per_step": 4}
+        },
     }
     data: dict[str, Any] = {
         "name": f"tiny-{method}",

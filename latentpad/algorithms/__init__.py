@@ -29,6 +29,15 @@ ALGORITHMS = {
     "signed": "latentpad.algorithms.signed:Signed",
 }
 
+# Those without a ratio to the sampler: one update on the policy that sampled is all that they hold for.
+ONE_UPDATE_ALGORITHMS = {
+    "verifree": "latentpad.algorithms.verifree:VeriFree",
+    "latro": "latentpad.algorithms.latro:LaTRO",
+    "jepo": "latentpad.algorithms.jepo:JEPO",
+    "answer_tokens": "latentpad.algorithms.answer_tokens:AnswerTokens",
+    "trice": "latentpad.algorithms.trice:TRICE",
+}
+
 Aggregation = Literal["token", "sequence", "constant"]
 
 
@@ -130,12 +139,59 @@ class CriticAlgorithm(TokenObjective, Protocol):
         ...
 
 
-Algorithm = GroupAlgorithm | CriticAlgorithm
+# The gold answer after each sampled scratchpad, or the response as it was sampled.
+Target = Literal["reference", "sampled"]
+
+# What the tokens of a response's scratchpad count in the loss, and what those of its answer do.
+Coefficients = tuple[float, float]
+
+
+@runtime_checkable
+class AnswerAlgorithm(TokenObjective, Protocol):
+    """One that treats scratchpad and answer apart, and may ask how likely the gold answer is: two numbers a rollout."""
+
+    @property
+    def target(self) -> Target:
+        """Which answer its rows end in."""
+        ...
+
+    @property
+    def pays_kl(self) -> bool:
+        """Whether KL to a reference may be taken off what a scratchpad earns (`rl.kl.place: reward`)."""
+        ...
+
+    def coefficients(
+        self,
+        rewards: Sequence[Sequence[float]],
+        answer_logprobs: Sequence[Sequence[float]] | None,
+        paid: Sequence[Sequence[float]] | None,
+    ) -> list[list[Coefficients]]:
+        """What the loss -coefficient * logprob of each token is made with, by group, over the whole step.
+
+        Args:
+            rewards: from 0 to 1.
+            answer_logprobs: log pi(gold answer | prompt, scratchpad) in nats, or given that there is none; None where
+                `target` is `sampled`.
+            paid: for the KL of each scratchpad to a reference; None where it costs nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class MemoryAlgorithm(TokenObjective, Protocol):
+    """One that remembers a right response to each problem."""
+
+    def chain(self, right: Sequence[bool], *, remembers: bool) -> tuple[list[float], float]:
+        """The coefficients of one problem's rollouts, and of the response to it that was remembered from before."""
+        ...
+
+
+Algorithm = GroupAlgorithm | CriticAlgorithm | AnswerAlgorithm | MemoryAlgorithm
 
 
 def build_algorithm(component: Component) -> Algorithm:
     """The algorithm that a recipe names. Raises `RecipeError`."""
-    return cast("Algorithm", build("algorithm", component, ALGORITHMS))
+    return cast("Algorithm", build("algorithm", component, ALGORITHMS | ONE_UPDATE_ALGORITHMS))
 
 
 def token_weights(aggregation: Aggregation, lengths: Sequence[int], max_new_tokens: int) -> list[float]:

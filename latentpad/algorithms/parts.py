@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import fsum
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
@@ -57,6 +58,21 @@ def token_ratio(logprobs: Tensor, rollout_logprobs: Tensor, mask: Tensor) -> Ten
     Not even from a nan or an infinity: they are replaced before anything is multiplied by them.
     """
     return (logprobs - rollout_logprobs).masked_fill(~mask, 0.0).exp()
+
+
+def others_mean(values: Sequence[float]) -> list[float]:
+    """For each of two or more values the mean of the others.
+
+    >>> others_mean([1, 0, 0.5])
+    [0.25, 0.75, 0.5]
+    """
+    total, others = fsum(values), len(values) - 1
+    return [(total - value) / others for value in values]
+
+
+def likelihood_loss(logprobs: Tensor, coefficients: Tensor, mask: Tensor) -> TokenLoss:
+    """-coefficient * logprob, unreduced, [B, T]: no ratio, no clipping; where `mask` is false 0, and no gradient."""
+    return TokenLoss(-coefficients.masked_fill(~mask, 0.0) * logprobs.masked_fill(~mask, 0.0), {})
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> TokenLoss:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from scipy.stats import binomtest
 
+from latentpad.evaluation.tries import tally
 from latentpad.progress import stage
 from latentpad.rollout import Request, Sampling
 from latentpad.seeding import seed_of
 from latentpad.training.episodes import grade_rollouts, make_prompt, shown_answer
 from latentpad.training.processes.world import ALONE
-from latentpad.training.run_folder import write_json
+from latentpad.training.run_folder import write_json, write_text
 from reward import Outcome, writes_scratchpad
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from latentpad.formats import Format
     from latentpad.models.policy import Policy
-    from latentpad.recipe.schema import Recipe
+    from latentpad.recipe.schema import EvaluationSection, Recipe
     from latentpad.rollout.local import LocalEngine
     from latentpad.tasks import Task
     from latentpad.training.processes.world import World
@@ -118,31 +119,39 @@ def evaluated_cells(task: Task, recipe: Recipe) -> tuple[str, ...]:
 
 def evaluate(
     recipe: Recipe, policy: Policy, engine: LocalEngine, task: Task, text_format: Format, world: World = ALONE
-) -> tuple[list[Cell], list[dict[str, Any]]]:
-    """Every cell with every decoding. The same problems and seeds for every policy, so that arms can be paired.
+) -> tuple[list[Cell], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every cell with every decoding: cells, records, and the tallies of the problems that were tried many times.
 
-    Several processes share the cells out, and each is given all results.
+    The same problems and seeds for every policy, so that arms can be paired. Several processes share the cells out, and
+    each is given all results.
     """
     asked = recipe.evaluation
     problems = {cell: task.distinct(asked.split, cell, asked.problems) for cell in evaluated_cells(task, recipe)}
     tries = {cell: held_out[: asked.pass_problems or 0] for cell, held_out in problems.items()}
     responses = len(DECODINGS) * sum(map(len, problems.values())) + (asked.pass_at or 0) * sum(map(len, tries.values()))
     with stage(f"{recipe.name} seed {recipe.seed}: evaluate", responses) as bar:
-        measure = _Measure(recipe, policy, engine, task, text_format, bar.advance)
+        measure = Measure(recipe, policy, engine, task, text_format, bar.advance)
 
-        def found(part: tuple[str, str]) -> tuple[Cell, list[dict[str, Any]]]:
+        def found(part: tuple[str, str]) -> tuple[Cell, list[dict[str, Any]], list[dict[str, Any]]]:
             decoding, cell = part
+            tallies = []
             if decoding in DECODINGS:
                 episodes = measure.respond(problems[cell], DECODINGS[decoding])
             else:
                 k = asked.pass_at or 0
                 tried = measure.respond([problem for problem in tries[cell] for _ in range(k)], 1.0)
-                episodes = [right_or_first(tried[i : i + k]) for i in range(0, len(tried), k)]
-            return summarise(episodes, cell, decoding), [record(task, e, cell, decoding) for e in episodes]
+                groups = [tried[i : i + k] for i in range(0, len(tried), k)]
+                tallies = [tally(task, cell, group) for group in groups]
+                episodes = [right_or_first(group) for group in groups]
+            return summarise(episodes, cell, decoding), [record(task, e, cell, decoding) for e in episodes], tallies
 
         decodings = [*DECODINGS, *([] if asked.pass_at is None else [f"pass@{asked.pass_at}"])]
         results = world.spread([(decoding, cell) for decoding in decodings for cell in problems], found)
-    return [cell for cell, _ in results], [line for _, lines in results for line in lines]
+    return (
+        [cell for cell, _, _ in results],
+        [line for _, lines, _ in results for line in lines],
+        [line for _, _, tallies in results for line in tallies],
+    )
 
 
 def right_or_first(episodes: Sequence[Episode]) -> Episode:
@@ -151,7 +160,7 @@ def right_or_first(episodes: Sequence[Episode]) -> Episode:
 
 
 @dataclass(frozen=True)
-class _Measure:
+class Measure:
     """One policy's graded responses to held-out problems."""
 
     recipe: Recipe
@@ -159,7 +168,7 @@ class _Measure:
     engine: LocalEngine
     task: Task
     text_format: Format
-    on_chunk: Callable[[int], None]
+    on_chunk: Callable[[int], None] | None = None
 
     def respond(self, problems: Sequence[Problem], temperature: float) -> list[Episode]:
         """A response to each, by seeds of its own: those of the n-th time that a problem is in the list differ."""
@@ -172,14 +181,32 @@ class _Measure:
             times[problem.id] += 1
             seed = seed_of("evaluate", self.recipe.seed, *names)
             requests.append(Request(make_prompt(self.policy, self.text_format, problem), seed))
-        return grade_rollouts(self.policy, self.task, self.engine.generate(requests, sampling, self.on_chunk))
+        rollouts = self.engine.generate(requests, sampling, self.on_chunk)
+        return grade_rollouts(self.policy, self.task, rollouts, ends=self.text_format.ends)
 
 
 def write_evaluation(
-    folder: Path, step: int, name: str, cells: Sequence[Cell], records: Sequence[dict[str, Any]]
+    folder: Path,
+    step: int,
+    name: str,
+    cells: Sequence[Cell],
+    records: Sequence[dict[str, Any]],
+    tallies: Sequence[dict[str, Any]] = (),
+    *,
+    asked: EvaluationSection | None = None,
 ) -> None:
-    """`eval/<step>.json` and `eval/<step>.jsonl`; the first is written last, so that it is there only when both are."""
+    """`eval/<step>.json` and `.jsonl`, and `.tries.jsonl` if there are tallies.
+
+    The first is written last, so that it is there only when all are. `asked` is noted in it: `latentpad eval` may ask
+    for other problems than the run's recipe does.
+    """
     folder = folder / "eval"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{step}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    write_json(folder / f"{step}.json", {"step": step, "policy": name, "cells": [asdict(cell) for cell in cells]})
+    tries = folder / f"{step}.tries.jsonl"
+    write_text(folder / f"{step}.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    if tallies:
+        write_text(tries, "".join(json.dumps(line) + "\n" for line in tallies))
+    else:
+        tries.unlink(missing_ok=True)  # of an earlier evaluation
+    noted = {} if asked is None else {"evaluation": asked.model_dump(exclude_none=True)}
+    write_json(folder / f"{step}.json", {"step": step, "policy": name, **noted, "cells": [asdict(c) for c in cells]})

@@ -16,7 +16,7 @@ def results_markdown(summary: Json) -> str:
 
     Each entry lists the seeds in order.
     """
-    seeds = summary["arms"][0]["seeds"]
+    seeds = _seeds(summary)
     sizes = sorted({c["n"] for arm in summary["arms"] for c in arm["cells"]})
     machine, packages = summary["machine"], summary["machine"]["packages"]
     versions = ", ".join(
@@ -30,7 +30,8 @@ def results_markdown(summary: Json) -> str:
         f"Held-out problems: {', '.join(map(str, sizes))} a cell. Each entry lists the seeds "
         f"{', '.join(map(str, seeds))} one by one; the 95% Wilson interval of each is in `summary.json`.",
     ]
-    for decoding in dict.fromkeys(c["decoding"] for c in summary["arms"][0]["cells"]):
+    parts += [f"**{arm['arm']}**: {arm['status']}" for arm in summary["arms"] if arm.get("status", "done") != "done"]
+    for decoding in dict.fromkeys(c["decoding"] for arm in summary["arms"] for c in arm["cells"]):
         parts += [f"## Accuracy in %, {decoding}", _by_cell(summary, decoding, "accuracy", 1)]
     parts += ["## Scratchpad rate in %, greedy", _by_cell(summary, "greedy", "scratchpad_rate", 0)]
     parts += ["## Cost of each arm's own training (what it starts from comes on top)", _costs(summary)]
@@ -45,21 +46,27 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
-def _each(values: Iterable[float], decimals: int) -> str:
-    return " / ".join(f"{value:,.{decimals}f}" for value in values)
+def _each(values: Iterable[float | None], decimals: int) -> str:
+    """One a seed; a dash for a run that is missing."""
+    return " / ".join("\u2013" if value is None else f"{value:,.{decimals}f}" for value in values)
+
+
+def _seeds(summary: Json) -> list[int]:
+    """All that the experiment asked for; a run of one that failed is missing."""
+    return list(summary.get("seeds") or summary["arms"][0]["seeds"])
 
 
 def _by_cell(summary: Json, decoding: str, key: str, decimals: int) -> str:
     names = list(dict.fromkeys(c["cell"] for arm in summary["arms"] for c in arm["cells"]))
     trained = [name for name in names if name in summary["train_cells"]]
-    rows = []
+    rows, seeds = [], _seeds(summary)
     for arm in summary["arms"]:
         found = {(c["cell"], c["seed"]): 100 * c[key] for c in arm["cells"] if c["decoding"] == decoding}
         if not found:
             rows.append([arm["arm"], *(["not evaluated"] * (len(names) + 1))])
             continue
-        means = [fmean(found[name, seed] for name in trained) for seed in arm["seeds"]]
-        cells = [_each((found[name, seed] for seed in arm["seeds"]), decimals) for name in names]
+        means = [fmean(found[name, s] for name in trained) if s in arm["seeds"] else None for s in seeds]
+        cells = [_each((found.get((name, seed)) for seed in seeds), decimals) for name in names]
         rows.append([arm["arm"], *cells, _each(means, decimals)])
     heads = [name if name in trained else f"{name} (beyond)" for name in names]
     return _table(["arm", *heads, "mean of trained cells"], rows)
@@ -67,7 +74,11 @@ def _by_cell(summary: Json, decoding: str, key: str, decimals: int) -> str:
 
 def _costs(summary: Json) -> str:
     keys = ("samples", "tokens_generated", "tokens_trained", "seconds")
-    rows = [[arm["arm"], *(_each((c[key] for c in arm["costs"]), 0) for key in keys)] for arm in summary["arms"]]
+    rows = []
+    for arm in summary["arms"]:
+        spent = {c["seed"]: c for c in arm["costs"]}
+        seeds = [spent.get(seed, {}) for seed in _seeds(summary)]
+        rows.append([arm["arm"], *(_each((c.get(key) for c in seeds), 0) for key in keys)])
     return _table(["arm", "documents, examples or rollouts", "tokens generated", "tokens trained on", "seconds"], rows)
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from latentpad.algorithms import CriticAlgorithm, build_algorithm
 from latentpad.experiments.model_sizes import model_sizes
+from latentpad.experiments.step_sizes import keeps_snapshot, learned, sampled
 from latentpad.formats import get_format
 from latentpad.models.tokenizer import character_tokenizer, encode_strictly, raw_tokenizer
 from latentpad.tasks import build_task
@@ -63,7 +64,7 @@ class Estimate:
         gradients: of what is trained at one time.
         optimizer: moments, of the critic too, and DeepSpeed's own copy of what is trained.
         critic: weights of a critic that is a model of its own.
-        reference: the snapshot that KL is measured to.
+        reference: a snapshot of what is trained: what KL is measured to, or what every round begins with.
         rollout: cache of keys and values of one chunk, and its logits.
         activations: what one micro-batch keeps for its backward pass.
         logits: of one micro-batch, with their gradients.
@@ -156,7 +157,7 @@ def estimate(recipe: Recipe, *, world_size: int = 1, zero_stage: int = 0, offloa
         gradients=ceil(gradients / world_size) if zero_stage >= 2 else gradients,
         optimizer=ceil((moments + master) / share),
         critic=ceil(critic_held / world_size) if zero_stage == 3 else critic_held,
-        reference=_FP32 * count if recipe.rl is not None and recipe.rl.kl is not None else 0,
+        reference=_FP32 * count if keeps_snapshot(recipe) else 0,
         rollout=_rollout(recipe, sizes, prompt),
         activations=_activations(recipe, sizes, rows, width),
         logits=_logits(recipe, sizes, rows, width, prompt),
@@ -166,7 +167,7 @@ def estimate(recipe: Recipe, *, world_size: int = 1, zero_stage: int = 0, offloa
 
 def _tokens(recipe: Recipe) -> tuple[int, int]:
     """Tokens of the longest prompt, and of the tokenizer."""
-    task, text_format = build_task(recipe.task), get_format(recipe.format)
+    task, text_format = build_task(recipe.task), get_format(recipe.format, recipe.model.path)
     if recipe.model.scratch is not None:
         tokenizer = character_tokenizer(task.alphabet + text_format.alphabet)
     else:
@@ -232,14 +233,8 @@ def _in_8_bits(numbers: int) -> int:
 
 def _micro_batch(recipe: Recipe, prompt: int) -> tuple[int, int]:
     """Rows and width of the largest micro-batch that there can be."""
-    width = prompt + (recipe.rollout if recipe.rl is not None else recipe.evaluation).max_new_tokens
-    if recipe.rl is not None:
-        there = recipe.rl.prompts_per_step * recipe.rl.group_size
-    elif recipe.pretrain is not None:
-        there = recipe.pretrain.documents_per_step
-    else:
-        there = recipe.supervised.examples_per_step if recipe.supervised is not None else 1
-    return max(1, min(there, recipe.training.micro_batch_tokens // width)), width
+    width = prompt + (recipe.rollout if sampled(recipe) else recipe.evaluation).max_new_tokens
+    return max(1, min(learned(recipe), recipe.training.micro_batch_tokens // width)), width
 
 
 def _activations(recipe: Recipe, sizes: ModelSizes, rows: int, width: int) -> int:
@@ -277,21 +272,21 @@ def _layer_bytes(recipe: Recipe, sizes: ModelSizes, width: int) -> int:
 
 def _logits(recipe: Recipe, sizes: ModelSizes, rows: int, width: int, prompt: int) -> int:
     """Of the response tokens of a micro-batch, held in chunks if large; of all its tokens where texts are learned."""
-    if recipe.rl is None:
+    if not sampled(recipe):
         return _LOGIT_COPIES * _FP32 * rows * width * sizes.vocabulary
     whole = _FP32 * rows * (width - prompt + 1) * sizes.vocabulary
     if sizes.plain_head and whole > LOGIT_BYTES:
         return _LOGIT_COPIES * LOGIT_BYTES
-    extra = (recipe.rollout.temperature != 1) + (recipe.scratchpad == "empty") + 3 * (recipe.rl.entropy_coef > 0)
+    entropy = recipe.rl is not None and recipe.rl.entropy_coef > 0
+    extra = (recipe.rollout.temperature != 1) + (recipe.scratchpad == "empty") + 3 * entropy
     return (_LOGIT_COPIES + extra) * whole
 
 
 def _rollout(recipe: Recipe, sizes: ModelSizes, prompt: int) -> int:
     """Keys and values of the largest chunk, one layer of them twice while it grows, and the logits of a token."""
     chunks = [(recipe.rollout.chunk_size, recipe.evaluation.max_new_tokens)]
-    if recipe.rl is not None:
-        rollouts = recipe.rl.prompts_per_step * recipe.rl.group_size
-        chunks = [(min(recipe.rollout.chunk_size, rollouts), recipe.rollout.max_new_tokens)]
+    if sampled(recipe):
+        chunks = [(min(recipe.rollout.chunk_size, sampled(recipe)), recipe.rollout.max_new_tokens)]
     number = _BF16 if recipe.training.precision == "bf16" else _FP32
     return max(
         rows * ((prompt + new) * (sizes.layers + 1) * 2 * sizes.keys * number + _SAMPLING_BYTES * sizes.vocabulary)

@@ -94,8 +94,13 @@ class Arm:
 
     @property
     def answers_only(self) -> bool:
-        """RL whose recipe says that the advantages come from each response's own answer."""
-        return self.method == "rl" and self.setting("rl", "signal") == "answer"
+        """Learns from its own responses by their answers: expert iteration, or RL by each response's own answer."""
+        return self.method == "expert_iteration" or (self.method == "rl" and self.setting("rl", "signal") == "answer")
+
+    @property
+    def samples(self) -> bool:
+        """Whether it learns from what it samples, so that rewards have a curve."""
+        return self.method in ("rl", "expert_iteration")
 
     def entry(self, column: Column, decoding: str) -> Entry | None:
         """What this arm reached at a cell, or None."""

@@ -114,8 +114,8 @@ def figures(page: Page) -> Json:
         for width in ("wide", "narrow")
         if page.columns
     }
-    rl = [a for a in page.arms if a.method == "rl"]
-    taught = [a for a in page.arms if a.method != "rl"]
+    rl = [a for a in page.arms if a.samples]
+    taught = [a for a in page.arms if not a.samples]
     return {
         "lead": lead,
         "keys": {a.name: plots.legend_key(a.mark, salt=f"key-{a.name}") for a in page.arms},

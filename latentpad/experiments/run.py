@@ -84,13 +84,38 @@ def _run(
         world.barrier()
         run = run or RunFolder(folder, recipe, key, writes=False)
         _all_see(run, world)
-        _train(recipe, run, starting_policy(recipe), strategy, launch, say or (lambda _: None))
+        if recipe.method == "prompt":
+            _train_nothing(run, world, say or (lambda _: None))
+        else:
+            policy = starting_policy(recipe)
+            _look_on(recipe, run, policy, world)
+            _train(recipe, run, policy, strategy, launch, say or (lambda _: None))
         run.close()
-        step, cells, records = evaluate_run(folder, recipe, world)
+        step, *found = evaluate_run(folder, recipe, world)
         if world.leads:
-            write_evaluation(folder, step, f"{recipe.name}/seed-{recipe.seed}", cells, records)
+            write_evaluation(folder, step, f"{recipe.name}/seed-{recipe.seed}", *found, asked=recipe.evaluation)
             write_json(folder / DONE, {"key": key, "step": step, "counters": last_counters(folder)})
         world.barrier()
+
+
+def _train_nothing(run: RunFolder, world: World, say: Callable[[str], None]) -> None:
+    """Of a run of method `prompt` there are no steps to tell of, and no checkpoint."""
+    line = "nothing is trained: the model as it is, with examples in its prompt"
+    run.note_effect([line])
+    say(f"in effect: {line}")
+    if world.leads:
+        run.metrics.touch()
+
+
+def _look_on(recipe: Recipe, run: RunFolder, policy: Policy, world: World) -> None:
+    """Evaluate while training where `evaluation.every` asks for it, before the first step too."""
+    if recipe.evaluation.every is None:
+        return
+    from latentpad.evaluation.during import During
+
+    run.after_step = During(recipe, run.path, policy, world)
+    if run.resume is None:
+        run.after_step(0)
 
 
 def _all_see(run: RunFolder, world: World) -> None:
@@ -120,15 +145,18 @@ def prove_recipe(recipe: Recipe) -> Iterator[str]:
     with TemporaryDirectory() as folder:
         run = RunFolder(Path(folder), recipe, content_key(recipe))
         policy = starting_policy(recipe)
-        task, text_format = build_task(recipe.task), get_format(recipe.format)
+        task, text_format = build_task(recipe.task), get_format(recipe.format, recipe.model.path)
         algorithm = build_algorithm(recipe.algorithm)
         with rollout_engine(recipe, policy, task) as engine:
             yield from prove_all(RLTrainer(recipe, run, policy, engine, task, text_format, algorithm))
 
 
 def last_counters(folder: Path) -> dict[str, float]:
-    """What the run has cost, from its last line of metrics."""
-    last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    """What training has cost, from the run's last line of metrics; nothing where it has none."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    if not lines:
+        return {"samples": 0, "tokens_generated": 0, "tokens_trained": 0, "seconds": 0.0}
+    last = json.loads(lines[-1])
     counts = {name: last[name] for name in ("samples", "tokens_generated", "tokens_trained")}
     return counts | {"seconds": last["timing"]["total_seconds"]}
 
@@ -139,7 +167,7 @@ def _train(
     from latentpad.experiments.fit import check_memory
     from latentpad.training.processes.effect import in_effect
 
-    task, text_format = build_task(recipe.task), get_format(recipe.format)
+    task, text_format = build_task(recipe.task), get_format(recipe.format, recipe.model.path)
     memory = check_memory(recipe, world_size=strategy.world.size, zero_stage=strategy.zero_stage)[1]
 
     def note(found: list[str]) -> None:
@@ -156,6 +184,15 @@ def _train(
         from latentpad.training.supervised import train_supervised
 
         train_supervised(recipe, run, policy, task, text_format, strategy, note)
+    elif recipe.method == "expert_iteration":
+        from latentpad.training.engines import rollout_engine
+        from latentpad.training.expert_iteration import ExpertIteration
+
+        with rollout_engine(recipe, policy, task, world=strategy.world) as engine:
+            loop = ExpertIteration(recipe, run, policy, engine, task, text_format, strategy)
+            run.note_proofs(loop.prove_start())
+            note(loop.engage())
+            loop.train()
     else:
         from latentpad.algorithms import build_algorithm
         from latentpad.training.engines import engine_lines, rollout_engine
@@ -173,16 +210,24 @@ def _train(
 
 def evaluate_run(
     folder: Path, recipe: Recipe, world: World | None = None
-) -> tuple[int, list[Any], list[dict[str, Any]]]:
-    """Evaluate the newest checkpoint of a run, loaded from disk as anyone would: step, cells, records."""
+) -> tuple[int, list[Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Evaluate the newest checkpoint of a run, loaded from disk as anyone would: step, cells, records, tallies.
+
+    Of method `prompt` it is the model that the recipe names, after no step.
+    """
     from latentpad.evaluation.evaluate import evaluate
     from latentpad.rollout.local import LocalEngine
     from latentpad.training.processes.world import ALONE
 
+    if recipe.method == "prompt":
+        from latentpad.evaluation.prompting import evaluate_prompts
+        from latentpad.models.build import starting_policy
+
+        return 0, *evaluate_prompts(recipe, starting_policy(recipe), world or ALONE)
     opened = open_run(folder, recipe)
     policy = opened.policy()
     engine = LocalEngine(policy, chunk_size=recipe.rollout.chunk_size)
-    task, text_format = build_task(recipe.task), get_format(recipe.format)
+    task, text_format = build_task(recipe.task), get_format(recipe.format, recipe.model.path)
     return opened.step, *evaluate(recipe, policy, engine, task, text_format, world or ALONE)
 
 
@@ -214,6 +259,10 @@ def open_run(folder: Path, recipe: Recipe | None = None) -> OpenedRun:
             f"{folder}: not a run folder (no recipe.yaml); give a folder such as runs/demo/answers-only/seed-0"
         )
     newest = newest_checkpoint(folder / "checkpoints")
+    if newest is None and (recipe or load_recipe(folder / "recipe.yaml")).method == "prompt":
+        raise RecipeError(
+            f"{folder}: method 'prompt' trains nothing, so there is no checkpoint: take the model of its recipe.yaml"
+        )
     if newest is None:
         raise RecipeError(f"{folder}: has no checkpoint yet: run 'latentpad train' on its recipe first")
     verify(newest[1])

@@ -27,7 +27,8 @@ class Sampler:
     def __init__(self, opened: OpenedRun, *, temperature: float, count: int) -> None:
         self._recipe = opened.recipe
         self._policy = opened.policy()
-        self._task, self._format = build_task(self._recipe.task), get_format(self._recipe.format)
+        self._task = build_task(self._recipe.task)
+        self._format = get_format(self._recipe.format, self._recipe.model.path)
         self._engine = LocalEngine(self._policy, chunk_size=self._recipe.rollout.chunk_size)
         forbidden = self._policy.scratchpad_ids if self._recipe.scratchpad == "empty" else ()
         self._sampling = Sampling(temperature, self._recipe.evaluation.max_new_tokens, forbidden)

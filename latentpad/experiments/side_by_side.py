@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentpad.experiments.ablate import check_all, ready, run_folder, set_aside, write_summary
-from latentpad.experiments.one_run import BAD_INPUT, BUG, CANNOT, DONE, LOG, STOPPED, Ended, Job, Runner, unseen
+from latentpad.experiments.ablate import check_all, declare, done_before, ready, run_folder, set_aside, write_summary
+from latentpad.experiments.failures import Failures
+from latentpad.experiments.one_run import BUG, CANNOT, DONE, LOG, STOPPED, Ended, Job, Runner, unseen
 from latentpad.experiments.run import is_done
 from latentpad.experiments.schedule import Schedule, State
 from latentpad.launch.cluster import cluster
@@ -24,7 +25,7 @@ from latentpad.recipe.errors import MachineError, Stopped
 from latentpad.training.interrupt import Stop, graceful_stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from latentpad.launch.cluster import Cluster
     from latentpad.recipe.load import Arm, Plan
@@ -39,14 +40,6 @@ _STOPPED = "stopped; checkpoints are kept and the same command goes on"
 _VISIBLE = 60.0  # seconds for a file of another node to be seen here
 # Ends that come from outside: somebody stopped or killed the process, or memory ran out.
 _LOST = (STOPPED, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-
-
-class RunsFailed(Exception):  # noqa: N818 (says what happened)
-    """Some runs failed. One line; `code` is the exit code of the first of them."""
-
-    def __init__(self, line: str, code: int) -> None:
-        super().__init__(line)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +69,27 @@ class _Live:
     started: bool = False
 
 
-def ablate_side_by_side(plan: Plan, out: Path, share: Share, *, command: str, say: Callable[[str], None]) -> Path:
+def ablate_side_by_side(
+    plan: Plan, out: Path, share: Share, *, command: str, say: Callable[[str], None], reuse: Sequence[Path] = ()
+) -> Failures:
     """As `ablate`, with the same results, `share.at_once` runs at a time.
 
     Raises:
         RecipeError: something is wrong with an arm; nothing was run.
         MachineError: a package is missing, no such cluster, no node with so much room, or one that does not see `out`.
-        RunsFailed: runs failed; all others are done.
         Stopped: the user asked to stop; checkpoints were left.
     """
     runs = _Runs(plan, Path(os.path.abspath(out)), share, say)  # noqa: PTH100 (symbolic links stay what they are)
-    runs.reuse()
+    declare(plan, out)
+    runs.reuse(reuse)
     if runs.schedule.open:
         try:
             _run_all(runs, share, say)
         except SystemExit as end:  # of the handler of SIGTERM that Ray puts there while it starts
             raise Stopped(_STOPPED) from end
-    runs.report()
-    return write_summary(plan, out, command=command)
+    failures = runs.failures()
+    write_summary(plan, out, failures, command=command)
+    return failures
 
 
 def _run_all(runs: _Runs, share: Share, say: Callable[[str], None]) -> None:
@@ -162,12 +158,14 @@ class _Runs:
         self._keys[arm.name, seed] = key
         return recipe, key
 
-    def reuse(self) -> None:
+    def reuse(self, others: Sequence[Path]) -> None:
         """Mark what is done already, parents before children."""
         for run in range(len(self._runs)):
-            if run in self.schedule.waiting() and is_done(self._folder(run), self._ready(run)[1]):
+            if run in self.schedule.waiting() and (
+                there := done_before(self._folder(run), self._ready(run)[1], others)
+            ):
                 self.schedule.mark(run, State.DONE)
-                self._say(f"{self._place(run)}: done before, re-used")
+                self._say(f"{self._place(run)}: {there}")
 
     def run(self, joined: Cluster, marker: Path, stop: Stop) -> None:
         """Start runs and hear of them until all have ended."""
@@ -273,20 +271,18 @@ class _Runs:
         for live in running:
             ray.kill(live.actor, no_restart=True)
 
-    def report(self) -> None:
-        """Say what failed, and raise `RunsFailed` if anything did."""
-        if not self._failed:
-            return
+    def failures(self) -> Failures:
+        """What failed, said one by one, and what was not run for it."""
+        found = Failures()
         for run, ended in sorted(self._failed.items()):
+            seed, arm = self._runs[run]
+            found.failed[arm.name, seed] = ended.code, f"{ended.line} (see {self._folder(run) / LOG})"
             self._say(f"{self._place(run)}: failed: {ended.line} (see {self._folder(run) / LOG})")
-        skipped = self.schedule.states.count(State.SKIPPED)
-        code = next(ended.code for _, ended in sorted(self._failed.items()))
-        also = f", {skipped} skipped that needs them" if skipped else ""
-        raise RunsFailed(
-            f"{len(self._failed)} of {len(self._runs)} runs failed{also}; there is no summary until all are done: the "
-            "same command goes on",
-            code if code in (BAD_INPUT, CANNOT) else BUG,
-        )
+        for run, state in enumerate(self.schedule.states):
+            if state is State.SKIPPED:
+                seed, arm = self._runs[run]
+                found.skipped[arm.name, seed] = str(arm.start_from)
+        return found
 
 
 def _there(ray: Any, reference: Any) -> bool:

@@ -53,14 +53,17 @@ def experiment_table(summary: dict[str, Any]) -> str:
     caption = (
         f"Greedy accuracy on held-out problems. {', '.join(beyond)}: beyond what is trained on." if beyond else None
     )
-    title = f"{summary['experiment']}, seeds {', '.join(map(str, summary['arms'][0]['seeds']))}"
+    seeds = summary.get("seeds") or summary["arms"][0]["seeds"]
+    title = f"{summary['experiment']}, seeds {', '.join(map(str, seeds))}"
     accuracies, costs = [], []
-    for arm in summary["arms"]:
+    arms = [arm for arm in summary["arms"] if arm["cells"]]
+    for arm in arms:
         greedy = [c for c in arm["cells"] if c["decoding"] == "greedy"]
         accuracies.append([fmean(c["accuracy"] for c in greedy if c["cell"] == cell) for cell in cells])
         trained = [c["scratchpad_rate"] for c in greedy if c["cell"] in summary["train_cells"]]
         costs.append([f"{fmean(trained):.0%}", *(f"{fmean(c[k] for c in arm['costs']):,.0f}" for k in _COSTS.values())])
-    names, many = [arm["arm"] for arm in summary["arms"]], len(cells) > _MOST_CELLS
+    names = [arm["arm"] if arm.get("status", "done") == "done" else f"{arm['arm']} (not all seeds)" for arm in arms]
+    many = len(cells) > _MOST_CELLS
     if not many:
         rows = [[f"{a:.1%}" for a in row] + cost for row, cost in zip(accuracies, costs, strict=True)]
         return _render(_arms_table(title, [*cells, "scratchpad", *_COSTS], names, rows, caption))

@@ -207,6 +207,18 @@ def refuse_unlike(recipe: Recipe, launch: Launch) -> None:
         )
     if not stage:
         return
+    if recipe.prompting is not None:
+        raise MachineError("method 'prompt' trains nothing for DeepSpeed to cut up: launch without DeepSpeed")
+    if recipe.method == "supervised" and recipe.evaluation.every is not None:
+        raise MachineError(
+            "evaluation.every: DeepSpeed has the trainer's weights to itself until the end: remove it, or launch "
+            "without DeepSpeed"
+        )
+    if recipe.expert_iteration is not None:
+        raise MachineError(
+            "method 'expert_iteration' starts its optimizer anew each round, and weights too, which DeepSpeed has cut "
+            "up: launch without DeepSpeed"
+        )
     if training.matrix_learning_rate is not None:
         raise MachineError(
             "training.matrix_learning_rate: Muon needs whole matrices and ZeRO cuts them up: launch without DeepSpeed"

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Hashable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,13 +145,14 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An experiment with every arm resolved, parents before children."""
+    """An experiment with every arm resolved, parents before children; `declared` is what its file says."""
 
     name: str
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
     published: tuple[PublishedSection, ...] = ()
     headline: str | None = None
+    declared: dict[str, Any] = field(default_factory=dict)
 
 
 FROM_ARM = "<from arm>"
@@ -180,6 +181,7 @@ def load_plan(path: Path, overrides: list[str] | None = None) -> Plan:
         tuple(_in_order(path, arms)),
         tuple(experiment.published),
         experiment.headline,
+        experiment.model_dump(by_alias=True, exclude_none=True),
     )
 
 
@@ -236,7 +238,12 @@ def with_run(recipe: Recipe, *, seed: int, path: str | None = None) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
-    return yaml.dump(recipe.model_dump(exclude_none=True), Dumper=_Dumper, sort_keys=False)
+    return dump_yaml(recipe.model_dump(exclude_none=True))
+
+
+def dump_yaml(data: dict[str, Any]) -> str:
+    """YAML that `read_yaml` reads back as it was."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 def content_key(recipe: Recipe, parent_key: str = "") -> str:

@@ -56,25 +56,30 @@ class RLSection(Section):
     """Policy gradient on final answers.
 
     Each step's prompts come from the task's cells in turn, or from `cells`, where one may be named more than once so
-    that it comes up more often, or from a `ladder`. Each step's rollouts are learned from `epochs` times, each time in
-    `minibatches` optimizer steps.
+    that it comes up more often, or from a `ladder`. They are new in every step, or with `problems` N drawn again and
+    again from N of each cell (among them one may come up twice). Each step's rollouts are learned from `epochs` times,
+    each time in `minibatches` optimizer steps.
 
-    `signal` is what the advantages are made of: each rollout's own `answer`, or as controls the same rewards dealt out
-    at `random` among the rollouts of the step (same rate, no information), or a `vote` (an answer is right if it is the
-    one that its group gave most often: self-training without verification; a ladder then climbs by votes too, but
-    alarms, and what they do, go by the graded reward: let `health.action` be `warn` for a control without it). With
-    `half_length` N a right answer after a scratchpad of n tokens earns N / (N + n): Nye et al. (2021) suggest to reward
-    inversely to the scratchpad's length.
+    `signal` is what the advantages are made of: each rollout's own `answer`, or a control. `random` deals the same
+    rewards out among the rollouts of the step (same rate, no information). `shuffled` grades a group against the gold
+    answer of another train problem of its cell (false labels). `format` pays for every answer that can be read, right
+    or wrong. With `vote` an answer is right if it is the one that its group gave most often (self-training without
+    verification). `process` is the upper control and no answer-only method: half the reward is for a scratchpad whose
+    steps a solver accepts. Whatever the signal, the metric `reward` is what the grader gave, and alarms, and what they
+    do, go by that: let `health.action` be `warn` for a control without it. So does a ladder, but that of `vote` climbs
+    by votes too. With `half_length` N a right answer after a scratchpad of n tokens earns N / (N + n), and what a
+    control pays shrinks alike: Nye et al. (2021) suggest to reward inversely to the scratchpad's length.
     """
 
     prompts_per_step: int = Field(gt=0)
     group_size: int = Field(gt=1)
     cells: list[str] | None = Field(default=None, min_length=1)
     ladder: LadderSection | None = None
-    signal: Literal["answer", "random", "vote"] = "answer"
+    signal: Literal["answer", "random", "vote", "shuffled", "format", "process"] = "answer"
     half_length: int | None = Field(default=None, gt=0)
     epochs: int = Field(default=1, gt=0)
     minibatches: int = Field(default=1, gt=0)
+    problems: int | None = Field(default=None, gt=0)
     kl: KLSection | None = None
     entropy_coef: float = Field(default=0.0, ge=0)
 

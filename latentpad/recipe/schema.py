@@ -6,6 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from latentpad.recipe.method_schema import (
+    ExpertIterationSection,
+    PretrainSection,
+    PromptingSection,
+    SupervisedSection,
+)
 from latentpad.recipe.rl_schema import HealthSection, RLSection
 from latentpad.recipe.rollout_schema import RolloutSection
 from latentpad.recipe.section import Section
@@ -100,7 +106,7 @@ class TrainingSection(Section):
     `activation_checkpointing` computes activations anew in the backward pass: less memory, about a third more time.
     """
 
-    steps: int = Field(gt=0)
+    steps: int = Field(ge=0)
     learning_rate: float = Field(gt=0)
     matrix_learning_rate: float | None = Field(default=None, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -114,45 +120,13 @@ class TrainingSection(Section):
     activation_checkpointing: bool | None = None
 
 
-class PretrainSection(Section):
-    """Next-token prediction on documents, of which a share shows a worked scratchpad and the rest state the answer.
-
-    Problems come from `cells` alike (default: all of the task's); worked ones from `worked_cells` (default: `cells`). A
-    `primitive_share` of the documents shows single steps of the task, such as copying, and no problem.
-    """
-
-    documents_per_step: int = Field(gt=0)
-    scratchpad_share: float = Field(ge=0, le=1)
-    cells: list[str] | None = Field(default=None, min_length=1)
-    worked_cells: list[str] | None = Field(default=None, min_length=1)
-    primitive_share: float | None = Field(default=None, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> Self:
-        if self.scratchpad_share + (self.primitive_share or 0) > 1:
-            raise ValueError(
-                f"'scratchpad_share' {self.scratchpad_share} and 'primitive_share' {self.primitive_share} are shares "
-                "of the same documents: together at most 1"
-            )
-        return self
-
-
-class SupervisedSection(Section):
-    """TRL's `SFTTrainer`, loss on the response only: the answer after a gold scratchpad (Nye et al. 2021), or alone.
-
-    Problems come from `cells` alike (default: all of the task's).
-    """
-
-    target: Literal["scratchpad", "answer"]
-    examples_per_step: int = Field(gt=0)
-    cells: list[str] | None = Field(default=None, min_length=1)
-
-
 class EvaluationSection(Section):
     """Held-out problems per cell (a cell that has fewer is evaluated whole); `beyond` names further cells to report.
 
     `split` is `validation` while you choose between settings, so that `test` stays unseen. With `pass_at` k the first
     `pass_problems` of each cell get k responses each at temperature 1, and count as right if any of them is (pass@k).
+    With `every` N the trained cells are also evaluated after every N steps of training, greedily, on the first
+    `every_problems` of each: accuracy against what was spent.
     """
 
     split: Literal["validation", "test"] = "test"
@@ -161,6 +135,14 @@ class EvaluationSection(Section):
     max_new_tokens: int = Field(gt=0)
     pass_at: int | None = Field(default=None, gt=1)
     pass_problems: int | None = Field(default=None, gt=0)
+    every: int | None = Field(default=None, gt=0)
+    every_problems: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _every_keys_go_together(self) -> Self:
+        if (self.every is None) != (self.every_problems is None):
+            raise ValueError("'every' (steps) and 'every_problems' (problems a cell) go together")
+        return self
 
     @model_validator(mode="after")
     def _pass_keys_go_together(self) -> Self:
@@ -184,14 +166,24 @@ class SandboxSection(Section):
     remote_url: str = ""
 
 
-_SECTIONS_OF = {"pretrain": {"pretrain"}, "supervised": {"supervised"}, "rl": {"rl", "algorithm"}}
+_SECTIONS_OF = {
+    "pretrain": {"pretrain"},
+    "supervised": {"supervised"},
+    "rl": {"rl", "algorithm"},
+    "expert_iteration": {"expert_iteration"},
+    "prompt": {"prompting"},
+}
+
+
+# What a run says of training where there is none.
+_NO_TRAINING = {"steps": 0, "learning_rate": 1.0, "checkpoint_every": 1}
 
 
 class Recipe(Section):
     """One run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    method: Literal["pretrain", "supervised", "rl"]
+    method: Literal["pretrain", "supervised", "rl", "expert_iteration", "prompt"]
     seed: int = Field(default=0, ge=0)
     task: Component
     format: str
@@ -204,8 +196,23 @@ class Recipe(Section):
     supervised: SupervisedSection | None = None
     rl: RLSection | None = None
     algorithm: Component | None = None
+    expert_iteration: ExpertIterationSection | None = None
+    prompting: PromptingSection | None = None
     health: HealthSection | None = None
     sandbox: SandboxSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompting_trains_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("method") != "prompt":
+            return data
+        none, given = TrainingSection.model_validate(_NO_TRAINING), data.get("training")
+        if given is not None and TrainingSection.model_validate(given) != none:
+            raise ValueError(
+                "section 'training' is not used by method 'prompt': remove it, or where it is shared by all arms of an "
+                "experiment say 'training: null' in this one"
+            )
+        return {**data, "training": _NO_TRAINING}
 
     @model_validator(mode="after")
     def _sections_fit_method(self) -> Self:
@@ -218,6 +225,10 @@ class Recipe(Section):
                 raise ValueError(f"method '{self.method}' needs a section '{section}'")
         if self.method != "rl" and self.health is not None:
             raise ValueError(f"section 'health' is not used by method '{self.method}': remove it")
+        if self.training.steps == 0 and self.method != "prompt":
+            raise ValueError(f"'training.steps' 0: expected 1 or more: method {self.method!r} trains")
+        if self.evaluation.every is not None and self.method == "prompt":
+            raise ValueError("'evaluation.every' is not used by method 'prompt': nothing is trained; remove it")
         for key in self.rollout.of_training_alone if self.method != "rl" else ():
             raise ValueError(f"'rollout.{key}' is not used by method '{self.method}': remove it")
         if self.method == "pretrain" and self.model.lora is not None:

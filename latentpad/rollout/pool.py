@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -41,11 +40,6 @@ class Underway:
     weights: Weights
     _ticket: Ticket
     _chunk_size: int
-
-    @property
-    def done(self) -> bool:
-        """Whether all are there."""
-        return self._ticket.done
 
     @property
     def late(self) -> list[Request]:
@@ -104,14 +98,12 @@ class Pool:
         self._kept = recipe.rollout.staleness + 2
         self._probe: Probe | None = None
         self._current: Weights | None = None
-        self.sync_seconds = self.largest_deviation = 0.0
+        self.largest_deviation = 0.0
 
     def sync(self, version: int, adapter_hash: str) -> None:
         """Sample from the policy's weights as they are now: a copy is made, and sent when it is first needed."""
-        start = time.monotonic()
         self._current = flatten(self._policy, version, adapter_hash)
         self._crew.keep(self._kept)
-        self.sync_seconds = time.monotonic() - start
 
     @property
     def current(self) -> Weights:
@@ -152,10 +144,6 @@ class Pool:
             return reply
 
         return Underway(requests, weights, self._supervisor.submit(jobs, check), size)
-
-    def restarts(self) -> int:
-        """Workers that were replaced in the last hour."""
-        return self._supervisor.restarts()
 
     def close(self) -> None:
         """End all workers."""

@@ -100,10 +100,6 @@ class Supervisor:
             self._crew.kill(worker)
         self._lives.clear()
 
-    def restarts(self) -> int:
-        """How many workers were replaced in the last hour."""
-        return len(self._restarts)
-
     def _run(self) -> None:
         pause = min(1.0, self._limits.silence_seconds / 6)
         while not self._closing:

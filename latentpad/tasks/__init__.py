@@ -24,6 +24,7 @@ TASKS = {
     "jsonl_worked": "latentpad.tasks.jsonl:WorkedJsonLines",
     "mbpp": "latentpad.tasks.mbpp:Mbpp",
     "mbpp_program": "latentpad.tasks.mbpp_program:MbppProgram",
+    "mixture": "latentpad.tasks.mixture:MixtureOptions",
     "parity": "latentpad.tasks.running_sum:Parity",
     "reasoning_gym": "latentpad.tasks.reasoning_gym:ReasoningGym",
     "running_sum": "latentpad.tasks.running_sum:RunningSum",
@@ -146,6 +147,15 @@ class ProgramTask(Task, Protocol):
         ...
 
 
+@runtime_checkable
+class TaskOptions(Protocol):
+    """What a recipe says of a task whose kind depends on it: with gold scratchpads, or without."""
+
+    def whole_task(self) -> Task:
+        """The task. Raises `RecipeError`."""
+        ...
+
+
 def executes_programs(task: Task) -> bool:
     """Whether the task's gold answers, or its grading, need the sandbox."""
     return task.grader == "program" or isinstance(task, ProgramTask)
@@ -153,7 +163,8 @@ def executes_programs(task: Task) -> bool:
 
 def build_task(component: Component) -> Task:
     """The task that a recipe names. Raises `RecipeError`."""
-    return cast("Task", build("task", component, TASKS))
+    built = build("task", component, TASKS)
+    return built.whole_task() if isinstance(built, TaskOptions) else cast("Task", built)
 
 
 def worked(task: Task) -> WorkedTask:

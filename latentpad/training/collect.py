@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from latentpad.recipe.errors import MachineError
 from latentpad.rollout import HoldsWeights, Request
-from latentpad.seeding import name_of, seed_of
+from latentpad.seeding import name_of, rng_of, seed_of
 from latentpad.training.episodes import grade_rollouts, into_groups, make_prompt
 from latentpad.training.led import LedEngine
 from latentpad.training.processes.world import ALONE
@@ -59,13 +59,14 @@ def step_problems(
 def problems_of(
     task: Task, recipe: Recipe, step: int, cells: Sequence[str], *, sampling_round: int = 0
 ) -> list[Problem]:
-    """One problem a cell, drawn by seed, step and place."""
-    count = len(cells)
+    """One problem a cell, drawn by seed, step and place; with `rl.problems` from so many that come again and again."""
+    count, kinds = len(cells), recipe.rl_section.problems
     places = range(sampling_round * count, (sampling_round + 1) * count)
-    return [
-        task.draw("train", cell, name_of(recipe.seed, "rl", step, place))
-        for cell, place in zip(cells, places, strict=True)
-    ]
+    names = [name_of(recipe.seed, "rl", step, place) for place in places]
+    if kinds is not None:
+        numbers = [rng_of("problem", recipe.seed, step, place).randrange(kinds) for place in places]
+        names = [name_of(recipe.seed, "rl", "problem", number) for number in numbers]
+    return [task.draw("train", cell, name) for cell, name in zip(cells, names, strict=True)]
 
 
 def step_requests(

@@ -99,7 +99,7 @@ def _pool(
 
 def _probe(recipe: Recipe, policy: Policy, task: Task) -> Probe:
     """Over the run's first prompts."""
-    text_format = get_format(recipe.format)
+    text_format = get_format(recipe.format, recipe.model.path)
     prompts = [make_prompt(policy, text_format, problem).token_ids for problem in step_problems(task, recipe, 0)]
     return Probe(policy, probe_sequences(prompts, len(policy.tokenizer), tail=min(16, recipe.rollout.max_new_tokens)))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latentpad.models.tokenizer import encode_strictly
@@ -32,6 +34,35 @@ def response_text(policy: Policy, rollout: Rollout) -> str:
     return text
 
 
+def ended(policy: Policy, rollout: Rollout, ends: Sequence[str]) -> tuple[Rollout, str]:
+    """The rollout as an engine with these stop strings leaves it, and what it wrote before the first of them.
+
+    Its last token is the one that completes the stop string, and it stopped.
+    """
+    text = response_text(policy, rollout)
+    shown = before(text, ends)
+    if shown == text:
+        return rollout, text
+
+    def shows(count: int) -> bool:
+        ids = rollout.token_ids[:count]
+        read = policy.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return any(end in read for end in ends)
+
+    count = bisect_left(range(len(rollout.token_ids)), True, key=shows)
+    ids, logprobs = rollout.token_ids[:count], rollout.logprobs[:count]
+    return replace(rollout, token_ids=ids, logprobs=logprobs, finish_reason=FinishReason.STOP), shown
+
+
+def before(text: str, ends: Sequence[str]) -> str:
+    """The text up to the first of the ends, whichever that is.
+
+    >>> before("86\\n\\n1+2=", ["\\n\\n"]), before("86<a>", ["\\n", "<a>"]), before("86", ["\\n"])
+    ('86', '86', '86')
+    """
+    return text[: min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))]
+
+
 Items = Sequence[tuple[str, str, bool]]
 
 
@@ -44,6 +75,8 @@ def grade_rollouts(
     task: Task,
     rollouts: Sequence[Rollout],
     graded: Callable[[Task, Items], list[Reward]] = _graded_here,
+    *,
+    ends: Sequence[str] = (),
 ) -> list[Episode]:
     """Each rollout with what its answer earns. The grader sees the answer and the gold answer, nothing else.
 
@@ -52,14 +85,15 @@ def grade_rollouts(
         task: whose grader, with its options.
         rollouts: what was sampled.
         graded: from (response, gold answer, truncated) to rewards: in this process unless given.
+        ends: text before which responses end; see `ended`.
     """
-    responses = [response_text(policy, rollout) for rollout in rollouts]
+    written = [ended(policy, rollout, ends) for rollout in rollouts]
     items = [
         (response, rollout.prompt.problem.answer, rollout.finish_reason is FinishReason.LENGTH)
-        for response, rollout in zip(responses, rollouts, strict=True)
+        for rollout, response in written
     ]
     rewards = graded(task, items)
-    return [Episode(*parts) for parts in zip(rollouts, responses, rewards, strict=True)]
+    return [Episode(*parts, reward) for parts, reward in zip(written, rewards, strict=True)]
 
 
 def shown_answer(task: Task, response: str) -> str | None:

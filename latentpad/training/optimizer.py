@@ -13,6 +13,7 @@ from latentpad.training.processes.replicated import Replicated
 from latentpad.training.processes.strategy import SINGLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -66,10 +67,20 @@ class Optimizer:
     """
 
     def __init__(
-        self, policy: Policy, training: TrainingSection, *, idle_steps: int = 0, strategy: Strategy = SINGLE
+        self,
+        policy: Policy,
+        training: TrainingSection,
+        *,
+        idle_steps: int = 0,
+        strategy: Strategy = SINGLE,
+        schedule: Callable[[int], float] | None = None,
     ) -> None:
-        """Over the policy's trained weights; the first `idle_steps` are no part of the schedule."""
-        self._training, self._idle, self.step_scale = training, idle_steps, 1.0
+        """Over the policy's trained weights; the first `idle_steps` are no part of the schedule.
+
+        A `schedule` of the factor on the learning rates takes the place of the recipe's own.
+        """
+        self._training, self.step_scale = training, 1.0
+        self._schedule = schedule or partial(learning_rate_scale, training, idle=idle_steps)
         self._stepper = strategy.stepper(
             "policy",
             policy.model,
@@ -78,7 +89,7 @@ class Optimizer:
         )
 
     def _scale(self, step: int) -> float:
-        return self.step_scale * learning_rate_scale(self._training, step, idle=self._idle)
+        return self.step_scale * self._schedule(step)
 
     @property
     def model(self) -> Any:

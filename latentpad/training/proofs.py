@@ -9,27 +9,37 @@ import resource
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from math import log
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from latentpad.algorithms import AnswerAlgorithm, MemoryAlgorithm
 from latentpad.algorithms.parts import kl_estimate
 from latentpad.models.reference import snapshot
+from latentpad.models.tokenizer import encode_strictly
 from latentpad.recipe.errors import MachineError
+from latentpad.training.answer_rows import make_answer_rows
 from latentpad.training.collate import Rows
 from latentpad.training.collect import step_problems, step_requests
 from latentpad.training.episodes import make_prompt
+from latentpad.training.memory import Memory, make_memory_rows
 from latentpad.training.processes.world import ALONE
 from latentpad.training.rows import Observed, make_rows, observe
 from latentpad.types import FinishReason, Rollout
+from reward import OPEN_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
     from latentpad.models.policy import Policy
+    from latentpad.recipe.rl_schema import HealthSection
+    from latentpad.training.answer_rows import Answers
     from latentpad.training.learner import Learner
+    from latentpad.training.processes.world import World
     from latentpad.training.rl import RLTrainer
     from latentpad.types import Batch
 
@@ -44,6 +54,15 @@ _MEGABYTE = 2**20
 
 class ProofFailed(MachineError):  # noqa: N818 (says what happened)
     """A start-up proof failed: training would be wrong on this machine, with this model. One line. Exit code 3."""
+
+
+class Learns(Protocol):
+    """What a loop must have for the proofs that ask nothing else of it; `RLTrainer` has it."""
+
+    policy: Policy
+    learner: Learner
+    world: World
+    health_section: HealthSection
 
 
 def prove_start(trainer: RLTrainer) -> list[str]:
@@ -73,7 +92,7 @@ def prove_all(trainer: RLTrainer) -> Iterator[str]:
     yield step_time(trainer)
 
 
-def processes_agree(trainer: RLTrainer) -> str:
+def processes_agree(trainer: Learns) -> str:
     """All processes start from the same weights, the trained and the frozen ones."""
     if not trainer.world.same((trainer.policy.trainable_hash(), trainer.policy.base_hash())):
         raise ProofFailed("the processes start from different weights: give all of them the same model.path")
@@ -92,7 +111,7 @@ def probe(trainer: RLTrainer, count: int) -> list[Rollout]:
     return trainer.engine.generate(requests, collector.sampling)
 
 
-def ratio_is_one(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
+def ratio_is_one(trainer: Learns, rollouts: Sequence[Rollout]) -> str:
     """Sampler and learner give the same logprobs: temperature, masks, positions and forbidden tokens are the same."""
     batch = _plain(rollouts).to(trainer.policy.device)
     with torch.no_grad():
@@ -130,7 +149,7 @@ def kl_is_zero(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
     return f"KL to reference '{section.reference}' is {kl:.1g} nats a token before the first step"
 
 
-def stop_token_is_learned(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
+def stop_token_is_learned(trainer: Learns, rollouts: Sequence[Rollout]) -> str:
     """Every sampled stop token has a weight in the loss; a response that was cut has no stop token."""
     stops = set(trainer.policy.stop_ids)
     learned = 0
@@ -181,6 +200,8 @@ def split_does_not_matter(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> st
 
 def step_raises_right_answers(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> str:
     """A small step down the loss makes what was rewarded likelier than what was not, tokens by their credit."""
+    if isinstance(trainer.algorithm, AnswerAlgorithm):
+        return _step_moves_answers(trainer, trainer.algorithm, rollouts)
     bare, rows = replace(_alone(trainer), entropy_coef=0.0, critic=None), _rows(trainer, rollouts)
     largest = max(float(torch.as_tensor(advantage).abs().max()) for advantage in rows.advantages)
     if not largest > LEAST_ADVANTAGE:
@@ -206,16 +227,58 @@ def step_raises_right_answers(trainer: RLTrainer, rollouts: Sequence[Rollout]) -
             sums = (trainer.learner.forward(batch).logprobs.double() * credit).sum(1)
         return float(sums[right].mean() - sums[~right].mean())
 
-    before, change = lead(), 0.0
+    change = _best_change(trainer, gradient, lead)
+    if not change > 0:
+        raise ProofFailed(f"a step makes what was rewarded less likely (by {-change:.2g} nats): a sign is wrong")
+    return f"a small step makes rewarded responses likelier than the others, by {change:.2g} nats"
+
+
+def _best_change(trainer: RLTrainer, gradient: Tensor, measure: Callable[[], float]) -> float:
+    """What a small step down the gradient adds to a measure of the policy; more than 0 if any small step does."""
+    before, change = measure(), 0.0
     # The first may overshoot; bfloat16 does not see the small ones.
     for size in (1e-2, 1e-3, 1e-4) if trainer.policy.precision != "bf16" else (1e-1, 1e-2, 1.0):
         with _moved_weights(trainer.policy, -size * gradient / gradient.norm()):
-            change = lead() - before
+            change = measure() - before
         if change > 0:
             break
-    else:
-        raise ProofFailed(f"a step makes what was rewarded less likely (by {-change:.2g} nats): a sign is wrong")
-    return f"a small step makes rewarded responses likelier than the others, by {change:.2g} nats"
+    return change
+
+
+def _step_moves_answers(trainer: RLTrainer, algorithm: AnswerAlgorithm, rollouts: Sequence[Rollout]) -> str:
+    """What a small step does to answers and, by itself, to scratchpads, each weighed by the size of its coefficient.
+
+    Gold answers become likelier, sampled answers that are as if wrong less likely; scratchpads after which the gold
+    answer is as if likely become likelier than the others.
+    """
+    learner, budget = replace(_alone(trainer), entropy_coef=0.0), trainer.recipe.training.micro_batch_tokens
+    rows = _rows(trainer, rollouts).take(range(len(rollouts)))  # not those of opening a scratchpad
+    counts, said = _answers(trainer, algorithm, rollouts).scratchpads, []
+    answers = ("gold answers", "likelier", 1.0) if algorithm.target == "reference" else ("wrong ones", "rarer", -1.0)
+    for name, how, sign in (answers, ("scratchpads before likely gold answers", "likelier", 0.0)):
+        columns, wanted = [], []
+        for row, n, right in zip(rows.advantages, counts, _as_if_right(rollouts), strict=True):
+            assert isinstance(row, torch.Tensor)
+            of_part = (torch.arange(len(row)) < n) == (not sign)
+            columns.append(row * of_part)
+            wanted.append(columns[-1].abs() * (sign or (1.0 if right else -1.0)))
+        if not any(bool(column.any()) for column in columns):
+            continue
+        gradient = _gradient(trainer, learner, replace(rows, advantages=columns), budget, 0.0)
+        batch = replace(rows, advantages=wanted).collate().to(trainer.policy.device)
+        change = _best_change(trainer, gradient, partial(_weighed_logprobs, trainer, batch))
+        if not change > 0:
+            raise ProofFailed(
+                f"a step does not make {name} {how} (but by {-change:.2g} nats the other): a sign is wrong"
+            )
+        said.append(f"{name} {how}, by {change:.2g} nats")
+    return f"a small step makes {' and '.join(said)}" if said else "no response that was tried has an answer to learn"
+
+
+@torch.no_grad()
+def _weighed_logprobs(trainer: RLTrainer, batch: Batch) -> float:
+    """The sum of a batch's logprobs, each times its advantage."""
+    return float((trainer.learner.forward(batch).logprobs.double() * batch.advantages)[batch.response_mask].sum())
 
 
 def worst_case_fits(trainer: RLTrainer) -> str:
@@ -225,7 +288,9 @@ def worst_case_fits(trainer: RLTrainer) -> str:
     prompts = [make_prompt(trainer.policy, collector.text_format, problem) for problem in problems]
     longest = max(prompts, key=lambda prompt: len(prompt.token_ids))
     limit, budget = recipe.rollout.max_new_tokens, recipe.training.micro_batch_tokens
-    filled = tuple(longest.token_ids[i % len(longest.token_ids)] for i in range(limit))
+    # A scratchpad that is not closed stands before the longest gold answer, where these are learned.
+    opening = encode_strictly(trainer.policy.tokenizer, OPEN_TAG) if recipe.scratchpad == "free" else ()
+    filled = (*opening, *(longest.token_ids[i % len(longest.token_ids)] for i in range(limit)))[:limit]
     count = max(1, budget // (len(longest.token_ids) + limit))
     full = Rollout(longest, filled, (-1.0,) * limit, FinishReason.LENGTH, 0, "", 0)
     start, before = time.monotonic(), _peak(trainer.policy.device)
@@ -283,10 +348,25 @@ def _rows(trainer: RLTrainer, rollouts: Sequence[Rollout]) -> Rows:
     """
     signal = [[float(right) for right in _as_if_right(rollouts)]]
     budget, limit = trainer.recipe.training.micro_batch_tokens, trainer.recipe.rollout.max_new_tokens
+    algorithm = trainer.algorithm
+    if isinstance(algorithm, AnswerAlgorithm):
+        answers = _answers(trainer, algorithm, rollouts)
+        return make_answer_rows(answers, signal, algorithm, max_new_tokens=limit, keep_all=True)
+    if isinstance(algorithm, MemoryAlgorithm):
+        options: dict[str, Any] = {"max_new_tokens": limit, "budget": budget, "keep_all": True}
+        return make_memory_rows(rollouts, signal, algorithm, Memory(), _alone(trainer), **options)[0]
     found = observe(rollouts, _alone(trainer), reference=trainer.kl.reference, critic=None, budget=budget)
     if trainer.critic is not None:
         found = Observed(found.reference_logprobs, [torch.zeros(len(r.token_ids) + 1) for r in rollouts])
-    return make_rows(rollouts, signal, trainer.algorithm, found, max_new_tokens=limit, keep_all=True)
+    return make_rows(rollouts, signal, algorithm, found, max_new_tokens=limit, keep_all=True)
+
+
+def _answers(trainer: RLTrainer, algorithm: AnswerAlgorithm, rollouts: Sequence[Rollout]) -> Answers:
+    """What is learned from, as if gold answers were likely after the responses that are as if right, and only there."""
+    found = trainer.reader(algorithm).read(rollouts, _alone(trainer))
+    if found.logprobs is None:
+        return found
+    return replace(found, logprobs=[log(0.9 if right else 0.1) for right in _as_if_right(rollouts)])
 
 
 def _as_if_right(rollouts: Sequence[Rollout]) -> list[bool]:

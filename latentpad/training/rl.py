@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from latentpad.algorithms import CriticAlgorithm
+from latentpad.algorithms import AnswerAlgorithm, CriticAlgorithm, MemoryAlgorithm
 from latentpad.progress import stage
 from latentpad.recipe.errors import Diverged
 from latentpad.recipe.rl_schema import HealthSection
@@ -14,6 +14,7 @@ from latentpad.rollout.crew import PoolLost
 from latentpad.rollout.weights import SyncError
 from latentpad.seeding import rng_of
 from latentpad.training.ahead import Ahead
+from latentpad.training.answer_rows import AnswerReader, make_answer_rows
 from latentpad.training.collate import Rows
 from latentpad.training.collect import Collector
 from latentpad.training.correction import Correction, staleness_metrics
@@ -23,6 +24,7 @@ from latentpad.training.interrupt import graceful_stop
 from latentpad.training.kl_term import KLTerm
 from latentpad.training.ladder import Ladder
 from latentpad.training.learner import Learner
+from latentpad.training.memory import Memory, make_memory_rows
 from latentpad.training.optimizer import Optimizer
 from latentpad.training.processes.strategy import SINGLE
 from latentpad.training.rows import make_rows, observe, value_metrics
@@ -92,8 +94,9 @@ class RLTrainer:
         self.ahead = Ahead(self.collector, staleness) if staleness else None
         self.health_section = recipe.health or HealthSection()
         self.health = Health(self.health_section)
+        self.memory = Memory() if isinstance(algorithm, MemoryAlgorithm) else None
         named: dict[str, Part | None] = {"critic": self.critic, "kl": self.kl, "ladder": self.ladder}
-        named |= {"health": self.health, "ahead": self.ahead}
+        named |= {"health": self.health, "ahead": self.ahead, "memory": self.memory}
         parts = {name: part for name, part in named.items() if part is not None}
         rolls_back = self.health_section.action == "roll_back"
         self.state = TrainingState(
@@ -127,8 +130,8 @@ class RLTrainer:
         collected = self._collect(step)
         sampled = time.monotonic()
         signal = training_signal(collected.kept, self.policy, self.task, self.recipe, self.algorithm.needs, step)
-        rows = self.rows(collected, signal)
-        values = step_metrics(self.policy, collected.groups, signal) | collected.metrics()
+        rows, found = self.rows(collected, signal)
+        values = step_metrics(self.policy, collected.groups, signal) | collected.metrics() | found
         if self.critic is not None:
             values |= value_metrics(rows)
         values |= self._learn(rows)
@@ -156,29 +159,46 @@ class RLTrainer:
         self.engine.sync(step, now)
         return self.collector.collect(step)
 
-    def rows(self, collected: Collected, signal: list[list[float]]) -> Rows:
-        """What is learned from the groups that were kept."""
+    def rows(self, collected: Collected, signal: list[list[float]]) -> tuple[Rows, dict[str, float]]:
+        """What is learned from the groups that were kept, and metrics of how likely gold answers are, if asked."""
         rollouts = [episode.rollout for group in collected.kept for episode in group.episodes]
         if not rollouts:  # no group had a signal in any sampling round
-            return Rows([], [], [])
+            return Rows([], [], []), {}
+        budget, limit = self.recipe.training.micro_batch_tokens, self.recipe.rollout.max_new_tokens
+        keep_all = self.kl.loss_coef > 0 or self.learner.entropy_coef > 0
+        if isinstance(self.algorithm, AnswerAlgorithm):
+            answers = self.reader(self.algorithm).read(rollouts, self.learner)
+            options: dict[str, Any] = {"max_new_tokens": limit, "reward_kl": self.kl.reward_coef, "keep_all": keep_all}
+            return make_answer_rows(answers, signal, self.algorithm, **options), answers.metrics()
+        if isinstance(self.algorithm, MemoryAlgorithm):
+            assert self.memory is not None
+            options = {"max_new_tokens": limit, "budget": budget, "reference": self.kl.reference, "keep_all": keep_all}
+            return make_memory_rows(rollouts, signal, self.algorithm, self.memory, self.learner, **options)
         observed = observe(
             rollouts,
             self.learner,
             reference=self.kl.reference,
             critic=self.critic,
-            budget=self.recipe.training.micro_batch_tokens,
+            budget=budget,
             proximal=self.correction is not None,
         )
-        return make_rows(
+        rows = make_rows(
             rollouts,
             signal,
             self.algorithm,
             observed,
-            max_new_tokens=self.recipe.rollout.max_new_tokens,
+            max_new_tokens=limit,
             reward_kl=self.kl.reward_coef,
-            keep_all=self.kl.loss_coef > 0 or self.learner.entropy_coef > 0,
+            keep_all=keep_all,
             correction=self.correction,
         )
+        return rows, {}
+
+    def reader(self, algorithm: AnswerAlgorithm) -> AnswerReader:
+        """Tells scratchpads from answers in what this run samples."""
+        budget, opens = self.recipe.training.micro_batch_tokens, self.recipe.scratchpad == "free"
+        text_format, reference = self.collector.text_format, self.kl.reference
+        return AnswerReader(self.task, text_format, algorithm.target, opens, reference, budget)
 
     def _learn(self, rows: Rows) -> dict[str, float]:
         """All optimizer steps of this step: of the policy unless only values are trained yet, and of the critic."""

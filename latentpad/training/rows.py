@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from latentpad.algorithms import Algorithm, GroupAlgorithm
+    from latentpad.algorithms import GroupAlgorithm
     from latentpad.models.reference import Reference
     from latentpad.training.correction import Correction
     from latentpad.training.critic import CriticLearner
@@ -99,7 +99,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 def make_rows(
     rollouts: Sequence[Rollout],
     signal: Sequence[Sequence[float]],
-    algorithm: Algorithm,
+    algorithm: GroupAlgorithm | CriticAlgorithm,
     observed: Observed,
     *,
     max_new_tokens: int,

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -139,6 +139,7 @@ class RunFolder:
         path: the folder.
         key: content key of the recipe.
         resume: step and path of the checkpoint to go on from, or None.
+        after_step: called by every process with the number of each step that is done, its line written.
     """
 
     def __init__(self, path: Path, recipe: Recipe, key: str, *, sandbox: str = "", writes: bool = True) -> None:
@@ -149,6 +150,7 @@ class RunFolder:
         """
         self.path, self.key, self._writes = path, key, writes
         self._writer: Any = None
+        self.after_step: Callable[[int], None] = lambda _step: None
         marker = path / "key.txt"
         if marker.is_file() and marker.read_text().strip() != key:
             raise RecipeError(

@@ -1,4 +1,7 @@
-"""What advantages are made of: rewards, and what a recipe adds to them. No scratchpad's content is looked at."""
+"""What advantages are made of: rewards, or what a control puts in their place, and what a recipe adds to them.
+
+No scratchpad's content is looked at, but by the one control that says so: see `process_reward`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from latentpad.algorithms.dapo import overlong_penalty
-from latentpad.seeding import rng_of
+from latentpad.recipe.errors import RecipeError
+from latentpad.seeding import name_of, rng_of
 from latentpad.training.episodes import shown_answer
-from reward import CLOSE_TAG, OPEN_TAG, Outcome, extract_scratchpad
+from latentpad.types import FinishReason
+from reward import CLOSE_TAG, OPEN_TAG, Outcome, extract_scratchpad, grade_many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +22,10 @@ if TYPE_CHECKING:
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
     from latentpad.tasks import Task
-    from latentpad.types import Episode, Group
+    from latentpad.types import Episode, Group, Problem
+
+# Draws until a cell is taken to hold one problem only.
+_MOST_DRAWS = 1000
 
 
 def scratchpad_tokens(policy: Policy, response: str) -> int:
@@ -39,18 +47,74 @@ def by_vote(group: Group, task: Task) -> list[bool]:
 
 
 def verdicts(groups: Sequence[Group], task: Task, recipe: Recipe) -> list[list[bool]]:
-    """What counts as right in this run, by group: the grader's verdict, or with `rl.signal: vote` the group's own."""
+    """What counts as right in this run, by group: the grader's verdict, or with `rl.signal: vote` the group's own.
+
+    A ladder climbs by it. Under all other controls that is the true verdict, whatever is learned from.
+    """
     if recipe.rl_section.signal == "vote":
         return [by_vote(group, task) for group in groups]
     return [[episode.reward.outcome is Outcome.CORRECT for episode in group.episodes] for group in groups]
 
 
-def earned(policy: Policy, episode: Episode, recipe: Recipe, needs: Needs, *, agrees: bool | None = None) -> float:
+def by_form(group: Group) -> list[float]:
+    """1 for every answer that could be read, right or wrong, else 0: a reward for form alone."""
+    return [float(e.reward.outcome in (Outcome.CORRECT, Outcome.WRONG)) for e in group.episodes]
+
+
+def other_problem(problem: Problem, task: Task, recipe: Recipe, step: int) -> Problem:
+    """Another train problem of the same cell, drawn by the seed, the step and the problem.
+
+    Raises:
+        RecipeError: the cell has no other.
+    """
+    for number in range(_MOST_DRAWS):
+        name = name_of("shuffled", recipe.seed, step, problem.id, number)
+        drawn = task.draw("train", problem.cell, name)
+        if task.canonical(drawn) != task.canonical(problem):
+            return drawn
+    raise RecipeError(f"rl.signal: 'shuffled' needs a second problem in cell {problem.cell!r}: take larger cells")
+
+
+def by_other_answers(group: Group, task: Task, recipe: Recipe, step: int) -> list[float]:
+    """What each response earns against the gold answer of another problem, one for the whole group.
+
+    Rewards of the usual kind and noise that say nothing about the question; an answer that many problems of the cell
+    share still earns more often. Where the grader breaks on one of them none of the group earns anything.
+    """
+    gold = other_problem(group.prompt.problem, task, recipe, step).answer
+    items = [(e.response, gold, e.rollout.finish_reason is FinishReason.LENGTH) for e in group.episodes]
+    rewards = grade_many(task.grader, items, **task.grader_options)
+    broke = any(reward.outcome is Outcome.GRADER_FAILED for reward in rewards)
+    return [0.0 if broke else reward.value for reward in rewards]
+
+
+def worth(groups: Sequence[Group], task: Task, recipe: Recipe, step: int) -> list[list[float]]:
+    """What each rollout is worth by `rl.signal`, before anything is taken off for length.
+
+    Raises:
+        RecipeError: the task cannot serve the signal.
+    """
+    match recipe.rl_section.signal:
+        case "vote":
+            return [[float(agrees) for agrees in by_vote(group, task)] for group in groups]
+        case "format":
+            return [by_form(group) for group in groups]
+        case "shuffled":
+            return [by_other_answers(group, task, recipe, step) for group in groups]
+        case "process":
+            from latentpad.training.process_reward import process_values  # the one arm that is told of worked steps
+
+            return process_values(groups, task, recipe)
+    return [[episode.reward.value for episode in group.episodes] for group in groups]
+
+
+def earned(policy: Policy, episode: Episode, recipe: Recipe, needs: Needs, *, value: float | None = None) -> float:
     """The reward of one rollout after what the recipe and the algorithm take off for length.
 
-    `agrees` with the vote takes the place of what the grader says.
+    A `value` that a control gives takes the place of what the grader says.
     """
-    value = episode.reward.value if agrees is None else float(agrees)
+    if value is None:
+        value = episode.reward.value
     if (half := recipe.rl_section.half_length) is not None:
         value *= half / (half + scratchpad_tokens(policy, episode.response))
     if needs.overlong_buffer:
@@ -62,15 +126,17 @@ def earned(policy: Policy, episode: Episode, recipe: Recipe, needs: Needs, *, ag
 def training_signal(
     groups: Sequence[Group], policy: Policy, task: Task, recipe: Recipe, needs: Needs, step: int
 ) -> list[list[float]]:
-    """What every rollout earned by group; what the group's vote gives it; or what was earned, dealt out at random."""
-    kind = recipe.rl_section.signal
-    if kind == "vote":
-        return [
-            [earned(policy, e, recipe, needs, agrees=a) for e, a in zip(g.episodes, by_vote(g, task), strict=True)]
-            for g in groups
-        ]
-    signal = [[earned(policy, episode, recipe, needs) for episode in group.episodes] for group in groups]
-    if kind == "answer":
+    """What every rollout earned by group, by `rl.signal`; `random` deals what was earned out among all of them.
+
+    Raises:
+        RecipeError: the task cannot serve the signal.
+    """
+    values = worth(groups, task, recipe, step)
+    signal = [
+        [earned(policy, episode, recipe, needs, value=value) for episode, value in zip(g.episodes, row, strict=True)]
+        for g, row in zip(groups, values, strict=True)
+    ]
+    if recipe.rl_section.signal != "random":
         return signal
     flat = [value for row in signal for value in row]
     rng_of("random signal", recipe.seed, step).shuffle(flat)

@@ -176,6 +176,8 @@ class TrainingState:
         self.counters.seconds += now - self._clock
         self._clock = now
         self._run.log(self.step, values, self.counters, timing)
+        self._run.after_step(self.step)
+        self._clock = time.monotonic()  # looking on is no part of what training takes
         last, stopped = self.step >= self._training.steps, self._world.any(stop.requested)
         if last or stopped or self.step % self._training.checkpoint_every == 0:
             self._write(good=good)

@@ -1,4 +1,4 @@
-"""`method: supervised`: TRL's `SFTTrainer` on gold scratchpads (Nye et al. 2021) or on answers alone."""
+"""`method: supervised`: TRL's `SFTTrainer` on gold scratchpads (Nye et al. 2021), answers alone, or what is between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latentpad.models.tokenizer import encode_strictly
 from latentpad.progress import stage
 from latentpad.recipe.errors import MachineError, RecipeError, Stopped
 from latentpad.training.checkpoint import write_checkpoint
-from latentpad.training.corpus import Example, training_example
+from latentpad.training.examples import supervised_examples
 from latentpad.training.interrupt import graceful_stop
 from latentpad.training.processes.replicated import other_shards
 from latentpad.training.processes.strategy import SINGLE
@@ -38,17 +38,6 @@ if TYPE_CHECKING:
 
 COUNTERS = "counters.json"
 _SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-
-
-def supervised_examples(recipe: Recipe, task: Task, text_format: Format) -> list[Example]:
-    """Every example of the run in the order it is used: `steps * examples_per_step`, none shown on purpose twice."""
-    assert recipe.supervised is not None
-    section = recipe.supervised
-    count, worked = recipe.training.steps * section.examples_per_step, section.target == "scratchpad"
-    return [
-        training_example(task, text_format, recipe.seed, "supervised", i, worked=worked, cells=section.cells)
-        for i in range(count)
-    ]
 
 
 def micro_batch_rows(examples_per_step: int, longest: int, budget: int) -> int:
@@ -90,7 +79,8 @@ def train_supervised(
     world = strategy.world
     if run.resume is not None:
         _refuse_other_shards(run.resume[1], strategy)
-    examples = supervised_examples(recipe, task, text_format)
+    said: list[str] = []
+    examples = supervised_examples(recipe, task, text_format, policy.tokenizer, said.extend)
     tokens = [len(encode_strictly(policy.tokenizer, e.response)) + 1 for e in examples]
     longest = max(len(encode_strictly(policy.tokenizer, e.prompt)) + n for e, n in zip(examples, tokens, strict=True))
     if world.leads:
@@ -114,7 +104,7 @@ def train_supervised(
             for name, parameter in policy.trainable().items():  # TRL rounds an adapter over 4-bit weights to bfloat16
                 parameter.data = trained[name]
             trainer.remove_callback(_printer())
-            note(_in_effect(trainer, strategy))
+            note([*said, *_in_effect(trainer, strategy)])
             trainer.train(resume_from_checkpoint=None if run.resume is None else str(run.resume[1]))
     if world.leads:
         shutil.rmtree(run.checkpoints / _TRAINER, ignore_errors=True)
@@ -263,6 +253,8 @@ class _Ledger:
         self.step = step
         values = {name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate")}
         self._run.log(step, values, self._counters, {"seconds": seconds})
+        self._run.after_step(step)
+        self._clock = time.monotonic()  # looking on is no part of what training takes
 
     def saved(self, folder: Path, step: int) -> None:
         """The trainer wrote a checkpoint aside: make it the run's, whole or not at all."""

@@ -49,9 +49,12 @@ with cluster(sys.argv[1]) as joined:
     joined.ray.get(worker.ping.remote())
     print(json.dumps({"answers": joined.head_answers(20.0)}), flush=True)
     sys.stdin.readline()
-    began = time.monotonic()
-    answers = joined.head_answers(5.0)
-    print(json.dumps({"answers": answers, "seconds": time.monotonic() - began}), flush=True)
+    said, seconds = [], []
+    while len(said) < 3 and False not in said:  # what it was asked before it froze it may still answer
+        began = time.monotonic()
+        said.append(joined.head_answers(5.0))
+        seconds.append(time.monotonic() - began)
+    print(json.dumps({"answers": said[-1], "seconds": max(seconds)}), flush=True)
 sys.exit(3)
 """
 

@@ -25,7 +25,8 @@ def measured(**evaluation: Any) -> tuple[list[Any], list[dict[str, Any]], list[i
 
     engine.generate = listen  # type: ignore[method-assign]
     recipe = tiny.recipe("rl", evaluation={"problems": 6, "max_new_tokens": 3, **evaluation})
-    return *evaluate(recipe, policy, engine, tiny.task(), tiny.COMPACT), seeds
+    cells, records, _ = evaluate(recipe, policy, engine, tiny.task(), tiny.COMPACT)
+    return cells, records, seeds
 
 
 def test_pass_at_k_is_a_further_decoding_and_leaves_the_others_as_they_were() -> None:

@@ -39,8 +39,20 @@ def summary() -> dict[str, Any]:
         "machine": {**machine, "packages": packages},
         "train_cells": ["a"],
         "arms": [
-            {"arm": "base", "from": None, "seeds": [0, 1], "cells": base, "costs": [cost, cost]},
-            {"arm": "rl", "from": "base", "seeds": [0, 1], "cells": arm, "costs": [cost, cost]},
+            {
+                "arm": "base",
+                "from": None,
+                "seeds": [0, 1],
+                "cells": base,
+                "costs": [{"seed": s, **cost} for s in (0, 1)],
+            },
+            {
+                "arm": "rl",
+                "from": "base",
+                "seeds": [0, 1],
+                "cells": arm,
+                "costs": [{"seed": s, **cost} for s in (0, 1)],
+            },
             {"arm": "lost", "from": "base", "seeds": [0, 1], "cells": [], "costs": []},
         ],
         "comparisons": [

@@ -257,16 +257,16 @@ def test_an_arm_that_fails_stops_only_what_starts_from_it(
     assert lines[1] == "[2/6] left, seed 0: done before, re-used"
     assert sum("right, seed 0: done in " in line for line in lines) == 1
     folders = [out / name / "seed-0" for name in ("bad", "crashed")]
-    assert lines[-2] == (
+    told = [line for line in lines if ": failed: " in line]
+    assert told[0] == (
         f"[4/6] bad, seed 0: failed: {folders[0]}: another process trains in it: wait for it, or use another --out "
         f"(see {folders[0] / 'log.txt'})"
     )
-    assert lines[-1].startswith("[5/6] crashed, seed 0: failed: exit code 1: IsADirectoryError: ")
-    assert err == [
-        "latentpad: 2 of 6 runs failed, 1 skipped that needs them; there is no summary until all are done: the same "
-        "command goes on"
-    ]
+    assert told[1].startswith("[5/6] crashed, seed 0: failed: exit code 1: IsADirectoryError: ")
+    assert err[0].startswith("latentpad: 2 of 6 runs failed, 1 not run that start from them; the first: bad, seed 0: ")
     assert_same_run(out / "right" / "seed-0", one_by_one / "right" / "seed-0", steps=STEPS["right"])
     assert not (out / "worse").exists()
-    assert not (out / "summary.json").exists()
+    arms = {arm["arm"]: arm for arm in json.loads((out / "summary.json").read_text())["arms"]}
+    assert [name for name, arm in arms.items() if arm["seeds"]] == ["base", "left", "right"]
+    assert arms["worse"]["status"] == "seed 0 not run: bad failed"
     assert not list(out.glob(".seen-*"))

@@ -103,7 +103,11 @@ MOVING = "rl.kl: 'refresh_every' goes with 'reference: moving', and that needs i
         ({"epochs": 0}, "rl.epochs: got 0; input should be greater than 0"),
         ({"minibatches": 0}, "rl.minibatches: got 0; input should be greater than 0"),
         ({"entropy_coef": -0.1}, "rl.entropy_coef: got -0.1; input should be greater than or equal to 0"),
-        ({"signal": "randm"}, "rl.signal: got 'randm'; did you mean 'random'? allowed: 'answer', 'random' or 'vote'"),
+        (
+            {"signal": "randm"},
+            "rl.signal: got 'randm'; did you mean 'random'? allowed: 'answer', 'random', 'vote', 'shuffled', 'format' or "
+            "'process'",
+        ),
         ({"cells": []}, "rl.cells: got []; list should have at least 1 item after validation, not 0"),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from latentpad.recipe.load import content_key
-from latentpad.recipe.schema import Component, PretrainSection, TrainingSection
+from latentpad.recipe.method_schema import PretrainSection
+from latentpad.recipe.schema import Component, TrainingSection
 from latentpad.tasks import build_task
 from latentpad.training.corpus import corpus_document
 from latentpad.training.optimizer import learning_rate_scale

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -12,9 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentpad.algorithms import Needs
+from latentpad.recipe.errors import RecipeError
+from latentpad.tasks.addition import Addition
 from latentpad.training.episodes import grade_rollouts
-from latentpad.training.signal import by_vote, earned, scratchpad_tokens, training_signal, verdicts
+from latentpad.training.signal import (
+    by_vote,
+    earned,
+    other_problem,
+    scratchpad_tokens,
+    training_signal,
+    verdicts,
+)
 from latentpad.types import Episode, Group
+from reward import Outcome, Reward
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -162,3 +174,87 @@ def test_a_vote_pays_less_for_a_long_scratchpad_as_a_verdict_does() -> None:
     group = group_of("<scratch>1+2,C:0</scratch>4", "4", "3")
     voted = training_signal([group], policy(), tiny.task(), recipe(7, "vote"), Needs(), 0)
     assert voted == [[0.5, 1.0, 0.0]]
+
+
+def test_for_form_alone_every_answer_that_can_be_read_is_paid() -> None:
+    group = group_of("3", "4", "<scratch>1+2,C:0</scratch>3", "three", "<scratch>1+2", "")
+    assert training_signal([group], policy(), tiny.task(), recipe(signal="format"), Needs(), 0) == [[1, 1, 1, 0, 0, 0]]
+    cut = Group(group.prompt, (episode("3" * 32, stop=False), episode("3")))
+    assert training_signal([cut], policy(), tiny.task(), recipe(signal="format"), Needs(), 0) == [[0, 1]]
+    assert verdicts([group], tiny.task(), recipe(signal="format")) == [[True, False, True, False, False, False]]
+
+
+def shuffled(group: Group, step: int = 0, seed: int = 0, half: int | None = None) -> list[float]:
+    return training_signal([group], policy(), tiny.task(), recipe(half, "shuffled", seed), Needs(), step)[0]
+
+
+ALL_SUMS = tuple(str(n) for n in range(19))
+
+
+def test_shuffled_grades_the_whole_group_by_one_other_problem_of_the_cell() -> None:
+    group = group_of(*ALL_SUMS, *ALL_SUMS)
+    for step in range(20):
+        other = other_problem(group.prompt.problem, tiny.task(), recipe(signal="shuffled"), step)
+        assert (other.split, other.cell) == ("train", "digits=1")
+        assert tiny.task().canonical(other) != "1+2"
+        assert shuffled(group, step) == [float(text == other.answer) for text in ALL_SUMS * 2]
+    assert verdicts([group], tiny.task(), recipe(signal="shuffled"))[0] == [text == "3" for text in ALL_SUMS * 2]
+
+
+def test_the_other_problem_is_drawn_by_seed_and_step_and_problem() -> None:
+    group, problem = group_of(*ALL_SUMS), tiny.task().parse("4+4")
+    paid_for = [shuffled(group, step, seed).index(1.0) for step in range(15) for seed in range(2)]
+    assert paid_for == [shuffled(group, step, seed).index(1.0) for step in range(15) for seed in range(2)]
+    assert len(set(paid_for[::2])) > 5
+    assert paid_for[::2] != paid_for[1::2]
+    ours, theirs = (
+        [other_problem(p, tiny.task(), recipe(signal="shuffled"), step).question for step in range(15)]
+        for p in (group.prompt.problem, problem)
+    )
+    assert ours != theirs
+
+
+def test_shuffled_labels_do_not_know_the_right_answer() -> None:
+    """Over many steps the right answer is paid as often as the other problems of the cell have it, which is rarely."""
+    group = group_of("3", "3")
+    share = sum(shuffled(group, step)[0] for step in range(400)) / 400
+    assert share == pytest.approx(2 / 98, abs=0.03)  # 0+3 and 3+0, of the 98 ordered pairs that are not 1+2
+
+
+def test_a_cut_response_and_a_long_scratchpad_earn_less_by_other_labels_too() -> None:
+    group = group_of("3")
+    answer = other_problem(group.prompt.problem, tiny.task(), recipe(signal="shuffled"), 0).answer
+    texts = [answer, f"<scratch>12345</scratch>{answer}", f"<scratch>1{answer}"]
+    assert shuffled(group_of(*texts), half=5) == [1.0, 0.5, 0.0]
+
+
+def test_where_the_grader_breaks_on_another_answer_the_group_earns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    graded = [Reward.of(Outcome.CORRECT), Reward.of(Outcome.GRADER_FAILED)]
+    group = group_of("3", "4")
+    monkeypatch.setattr("latentpad.training.signal.grade_many", lambda *_, **__: graded)
+    assert shuffled(group) == [0.0, 0.0]
+    graded[1] = Reward.of(Outcome.WRONG)
+    assert shuffled(group) == [1.0, 0.0]
+
+
+def test_a_cell_of_one_problem_has_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Addition, "canonical", lambda *_: "one and the same")
+    with pytest.raises(RecipeError, match=r"^rl\.signal: 'shuffled' needs a second problem in cell 'digits=1'"):
+        shuffled(group_of("3"))
+
+
+@pytest.mark.parametrize("signal", ["answer", "random", "vote", "shuffled", "format"])
+def test_no_signal_but_one_reads_a_scratchpad(signal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("read_scratchpad", "gold_scratchpad"):
+        monkeypatch.setattr(Addition, name, lambda *_: pytest.fail("a signal asked what a scratchpad should say"))
+    group = group_of("<scratch>1+2,C:0\n,3C:0\n03</scratch>3", "4")
+    training_signal([group], policy(), tiny.task(), recipe(5, signal), Needs(), 0)
+
+
+def test_the_process_reward_is_not_even_imported_unless_asked_for() -> None:
+    code = (
+        "import sys, latentpad.training.rl, latentpad.preflight\n"
+        "assert 'latentpad.training.signal' in sys.modules\n"
+        "sys.exit('latentpad.training.process_reward' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
 
+from latentpad.formats import get_format
 from latentpad.models.policy import load_policy
+from latentpad.preflight import check_recipe
+from latentpad.recipe.errors import RecipeError
 from latentpad.recipe.load import content_key
+from latentpad.recipe.schema import Component
+from latentpad.tasks import build_task, worked
+from latentpad.training.corpus import Example, filler_example
+from latentpad.training.examples import supervised_examples
+from latentpad.training.filler import check_filler
 from latentpad.training.run_folder import RunFolder
-from latentpad.training.supervised import micro_batch_rows, supervised_examples, train_supervised
+from latentpad.training.supervised import micro_batch_rows, train_supervised
 from tests import tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from latentpad.formats import Format
     from latentpad.models.policy import Policy
     from latentpad.recipe.schema import Recipe
 
@@ -39,15 +49,23 @@ def train(made: Recipe, folder: Path, policy: Policy) -> list[dict[str, Any]]:
 def sequences(made: Recipe, policy: Policy) -> list[tuple[list[int], list[int]]]:
     """Prompt and response ids of each example in order, the stop token at the response's end."""
     encode = policy.tokenizer.encode
-    examples = supervised_examples(made, tiny.task(), tiny.COMPACT)
+    examples = supervised_examples(made, tiny.task(), tiny.COMPACT, policy.tokenizer)
     return [(encode(e.prompt), [*encode(e.response), policy.stop_ids[0]]) for e in examples]
 
 
-@pytest.mark.parametrize("target", ["answer", "scratchpad"])
+TARGETS: dict[str, dict[str, Any]] = {
+    "answer": {"target": "answer"},
+    "scratchpad": {"target": "scratchpad"},
+    "filler": {"target": "filler", "filler": ":"},
+    "mixture": {"target": "mixture", "rationale_share": 0.5},
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_labels_are_the_response_and_its_stop_token_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    made, policy, seen = recipe(supervised={"target": target}), tiny.policy(), []
+    made, policy, seen = recipe(supervised=TARGETS[target]), tiny.policy(), []
 
     def look(self: Any, **_: Any) -> None:
         seen.extend(self.get_train_dataloader())
@@ -67,7 +85,7 @@ def test_labels_are_the_response_and_its_stop_token_in_order(
         assert ids[real].tolist() == prompt + response
         assert labels[real].tolist() == [-100] * len(prompt) + response
         assert set(labels[~real].tolist()) <= {-100}
-    assert any("<scratch>" in policy.tokenizer.decode(ids) for ids, _, _ in rows) == (target == "scratchpad")
+    assert any("<scratch>" in policy.tokenizer.decode(ids) for ids, _, _ in rows) == (target != "answer")
 
 
 def nll(policy: Policy, pairs: list[tuple[list[int], list[int]]]) -> float:
@@ -116,7 +134,7 @@ def test_counters_count_what_was_trained_on(tmp_path: Path) -> None:
 
 def test_an_example_is_never_shown_twice_on_purpose() -> None:
     made = recipe(task={"digits": [2]}, training={"steps": 10})
-    task = tiny.build_task(made.task)
+    task = build_task(made.task)
     examples = supervised_examples(made, task, tiny.COMPACT)
     assert len(examples) == 40
     assert len({e.prompt for e in examples}) > 35
@@ -139,6 +157,96 @@ def test_the_checkpoint_keeps_every_stop_token_of_the_base(tmp_path: Path) -> No
     assert policy.stop_ids == (5, 1)
     train(recipe(), tmp_path / "run", policy)
     assert set(load_policy(tmp_path / "run" / "checkpoints" / "2").stop_ids) == {1, 5}
+
+
+def shown(target: str, text_format: Format = tiny.COMPACT, tokenizer: Any = None, **changes: Any) -> list[Example]:
+    made = recipe(supervised=TARGETS[target] | changes, training={"steps": 8})
+    return supervised_examples(made, tiny.task(), text_format, tokenizer or tiny.policy().tokenizer)
+
+
+def test_every_target_is_taught_on_the_same_problems_in_the_same_order() -> None:
+    prompts = {target: [e.prompt for e in shown(target)] for target in TARGETS}
+    assert prompts["answer"] == prompts["scratchpad"] == prompts["filler"] == prompts["mixture"]
+    assert len(set(prompts["answer"])) > 20
+
+
+def test_fillers_take_the_place_of_the_scratchpad_token_for_token() -> None:
+    policy = tiny.policy()
+    for taught, filled, answer in zip(shown("scratchpad"), shown("filler"), shown("answer"), strict=True):
+        pad = taught.response.removeprefix("<scratch>").partition("</scratch>")[0]
+        assert len(pad) > 10
+        assert filled.response == f"<scratch>{':' * len(pad)}</scratch>{answer.response}"
+        ours, theirs = (policy.tokenizer.encode(e.response) for e in (taught, filled))
+        assert len(ours) == len(theirs)
+
+
+def merging_tokenizer(*pairs: str) -> Tokenizer:
+    """Characters as tokens, but each of these pairs is one."""
+    alphabet = sorted({*tiny.task().alphabet, *tiny.COMPACT.alphabet, ";"})
+    words = ["<pad>", "<eos>", "<scratch>", "</scratch>", *alphabet, *pairs]
+    merges = [(pair[0], pair[1]) for pair in pairs]
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=merges))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<pad>", "<eos>"])
+    tokenizer.add_tokens(["<scratch>", "</scratch>"])
+    return tokenizer
+
+
+def test_fillers_are_counted_in_tokens_not_in_characters() -> None:
+    tokenizer = merging_tokenizer("1+", "C:")
+    problem = tiny.task().parse("1+2")
+    gold = worked(tiny.task()).gold_scratchpad(problem)
+    assert gold == "1+2,C:0\n,3C:0\n03"  # 1+ 2 , C: 0 ... : 16 characters, 3 of them the second of a pair
+    made = filler_example(tiny.task(), tiny.COMPACT, problem, ";", tokenizer)
+    assert made.response == f"<scratch>{';' * 13}</scratch>3"
+
+
+def test_a_filler_that_is_joined_with_what_stands_beside_it_is_made_up_for() -> None:
+    tokenizer, problem = merging_tokenizer("\n;", "\n0"), tiny.task().parse("1+2")
+    gold = worked(tiny.task()).gold_scratchpad(problem)  # 15 tokens; 16 fillers are 15 with the line break before them
+    made = filler_example(tiny.task(), get_format("lines"), problem, ";", tokenizer)
+    assert made.response == f"<scratch>\n{';' * 16}\n</scratch>\n3"
+    assert len(tokenizer.encode(made.response).ids) == len(
+        tokenizer.encode(get_format("lines").response("3", gold)).ids
+    )
+
+
+def test_a_filler_must_be_one_token_that_copies_do_not_join() -> None:
+    tokenizer = merging_tokenizer("::")
+    check_filler(tokenizer, ";", "supervised.filler")
+    with pytest.raises(RecipeError, match=r"^supervised\.filler: got ':'; the tokenizer joins copies of it.*' :'$"):
+        check_filler(tokenizer, ":", "supervised.filler")
+    for wrong in ("...", "", "?", "C:"):
+        with pytest.raises(RecipeError, match=r"exactly one token of the model's tokenizer, such as '\+', ',', ':'"):
+            check_filler(tokenizer, wrong, "supervised.filler")
+    for tag in ("<scratch>", "</scratch>", "<eos>"):
+        with pytest.raises(RecipeError, match="expected an ordinary token"):
+            check_filler(tokenizer, tag, "supervised.filler")
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ({"target": "filler", "filler": "."}, "supervised.filler: got '.'; expected exactly one token of the model's"),
+        ({"target": "filler", "filler": "</scratch>"}, "supervised.filler: got '</scratch>', which ends or opens"),
+    ],
+)
+def test_a_filler_is_checked_before_anything_is_loaded(section: dict[str, Any], line: str) -> None:
+    check_recipe(recipe(supervised=TARGETS["filler"]))
+    with pytest.raises(RecipeError) as error:
+        check_recipe(recipe(supervised=section))
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("target", ["filler", "mixture"])
+def test_a_task_without_scratchpads_has_none_to_fill_or_to_mix(target: str, tmp_path: Path) -> None:
+    rows = "".join(f'{{"question": "q{i}", "answer": "{i}"}}\n' for i in range(60))
+    (tmp_path / "data.jsonl").write_text(rows)
+    task = Component.model_validate({"name": "jsonl", "path": str(tmp_path / "data.jsonl")})
+    made = recipe(supervised=TARGETS[target]).model_copy(update={"task": task})
+    with pytest.raises(RecipeError, match=r"^task JsonLines has no gold scratchpads to teach"):
+        check_recipe(made)
 
 
 @pytest.mark.parametrize(
