@@ -100,9 +100,9 @@ def test_help_and_refusals_load_nothing_heavy(written: Written, recipe_data: Dat
     lines += [["train", good, "--out", good], ["ablate", plan, "--out", good]]
     lines += [["export", str(tmp_path), "--to", good], ["export", str(tmp_path), "--to", "new", "--adapter"]]
     results = in_a_new_process(lines)
-    assert len(results) == len(lines) == 24
-    assert [code for code, _ in results] == [0] * 10 + [2] * 14
-    assert [heavy for _, heavy in results] == [[]] * 24
+    assert len(results) == len(lines) == 25
+    assert [code for code, _ in results] == [0] * 11 + [2] * 14
+    assert [heavy for _, heavy in results] == [[]] * 25
     # what a recipe will take is told from its model's config, by the library that knows it
     [(code, heavy)] = in_a_new_process([["check", good]])
     assert code == 0
@@ -194,13 +194,16 @@ def test_a_full_check_is_of_one_rl_run(written: Written, recipe_data: Data, caps
             "rl.group_sise=4",
             "rl.group_sise: unknown key 'group_sise'; did you mean 'group_size'?"
             " (allowed: cells, entropy_coef, epochs, group_size, half_length, kl, ladder, minibatches,"
-            " prompts_per_step, signal)",
+            " problems, prompts_per_step, signal)",
         ),
         ("training.steps=ten", "training.steps: got 'ten'; input should be a valid integer"),
         ("training.steps=", "training.steps: got None; input should be a valid integer"),
-        ("method=sft", "method: got 'sft'; allowed: 'pretrain', 'supervised' or 'rl'"),
+        ("method=sft", "method: got 'sft'; allowed: 'pretrain', 'supervised', 'rl', 'expert_iteration' or 'prompt'"),
         ("supervised={target: answer}", "supervised.examples_per_step: missing: this key is required"),
-        ("format=compat", "format: unknown format 'compat'; did you mean 'compact'? (allowed: compact, lines, nye)"),
+        (
+            "format=compat",
+            "format: unknown format 'compat'; did you mean 'compact'? (allowed: chat, compact, lines, nye)",
+        ),
         ("task.spelling=nya", "task.spelling: got 'nya'; did you mean 'nye'? allowed: 'compact', 'nye' or 'hints'"),
         ("task.digits=[1, x]", "task.digits.1: got 'x'; input should be a valid integer"),
         ("rl.group_size=3", "rollout.chunk_size: got 8; expected a multiple of rl.group_size (3)"),
@@ -277,7 +280,7 @@ def test_an_override_may_follow_an_option(
 ) -> None:
     path = written(recipe_data)
     line = refused(capsys, "train", path, "seed=1", "--out", tmp_path / "run", "training.steps=0")
-    assert line == f"{path}: training.steps: got 0; input should be greater than 0"
+    assert line == f"{path}: recipe: 'training.steps' 0: expected 1 or more: method 'rl' trains"
 
 
 def test_train_and_ablate_send_each_others_file_back(

@@ -172,7 +172,10 @@ def test_only_latro_pays_kl_and_only_answer_tokens_can_end_in_sampled_answers() 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"name": "answer_tokens", "target": "sampled", "on": "all"}, "'all' would make right answers less likely too"),
+        (
+            {"name": "answer_tokens", "target": "sampled", "only": "all"},
+            "'all' would make right answers less likely too",
+        ),
         ({"name": "answer_tokens", "target": "gold"}, "target"),
         ({"name": "verifree", "clip_low": 0.1}, "clip_low"),
         ({"name": "trice", "aggregation": "token"}, "aggregation"),

@@ -66,7 +66,7 @@ def test_an_arm_that_fails_takes_with_it_what_starts_from_it_and_nothing_else(
         assert main(["ablate", str(plan), "--out", str(out)]) == 1
     said = capsys.readouterr()
     assert said.err.splitlines()[-1].startswith("latentpad: 2 of 8 runs failed, 1 not run that start from them; ")
-    assert "[7/8] child, seed 1: not run: left failed" in said.out
+    assert "[8/8] child, seed 1: not run: left failed" in said.out
     arms = arms_of(out)
     seeds = {name: arm["seeds"] for name, arm in arms.items()}
     assert seeds == {"base": [0, 1], "left": [0], "child": [0], "right": [1]}

@@ -86,7 +86,7 @@ def test_a_recipe_without_a_fault_loads(written: Written, recipe_data: Data) -> 
             4,
             "rl.group_sise: unknown key 'group_sise'; did you mean 'group_size'?"
             " (allowed: cells, entropy_coef, epochs, group_size, half_length, kl, ladder, minibatches,"
-            " prompts_per_step, signal)",
+            " problems, prompts_per_step, signal)",
         ),
         (
             "model.scratch.zebra",
@@ -112,7 +112,8 @@ def test_a_recipe_without_a_fault_loads(written: Written, recipe_data: Data) -> 
         (
             "method",
             "supervized",
-            "method: got 'supervized'; did you mean 'supervised'? allowed: 'pretrain', 'supervised', 'rl', 'expert_iteration' or 'prompt'",
+            "method: got 'supervized'; did you mean 'supervised'? allowed: 'pretrain', 'supervised', 'rl', "
+            "'expert_iteration' or 'prompt'",
         ),
         ("rollout.engine", "vlm", "rollout.engine: got 'vlm'; did you mean 'vllm'? allowed: 'local', 'vllm' or 'ray'"),
         ("name", "a/b", "name: got 'a/b'; string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'"),

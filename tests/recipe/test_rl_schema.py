@@ -105,8 +105,8 @@ MOVING = "rl.kl: 'refresh_every' goes with 'reference: moving', and that needs i
         ({"entropy_coef": -0.1}, "rl.entropy_coef: got -0.1; input should be greater than or equal to 0"),
         (
             {"signal": "randm"},
-            "rl.signal: got 'randm'; did you mean 'random'? allowed: 'answer', 'random', 'vote', 'shuffled', 'format' or "
-            "'process'",
+            "rl.signal: got 'randm'; did you mean 'random'? allowed: 'answer', 'random', 'vote', 'shuffled', 'format' "
+            "or 'process'",
         ),
         ({"cells": []}, "rl.cells: got []; list should have at least 1 item after validation, not 0"),
     ],
