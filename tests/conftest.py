@@ -21,17 +21,6 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 pytest.register_assert_rewrite("tests.rollout.contract", "tests.tasks.contract")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, a file stays with one, and so does all that starts clusters and launchers.
-
-    Those take several processes each, and judge by the clock whether one of them is lost.
-    """
-    crowded = ("cluster", "distributed", "side_by_side")
-    for item in items:
-        home = str(item.path.relative_to(item.config.rootpath))
-        item.add_marker(pytest.mark.xdist_group("crowded" if any(word in home for word in crowded) else home))
-
-
 @pytest.fixture
 def recipe_data() -> dict[str, Any]:
     """The keys of a small RL recipe without a fault, for a test to spoil."""
