@@ -1111,4 +1111,123 @@ CLUSTER = (
     ),
 )
 
+_ANSWERS, _OBJECTIVES = "tests/algorithms/test_worlds_answers.py::", "tests/algorithms/test_answer_objectives.py::"
+_ROWS, _ROUNDS = "tests/training/test_answer_rows.py::", "tests/training/test_expert_iteration.py::"
+_INTERVALS, _TRIES = "tests/experiments/test_intervals.py::", "tests/evaluation/test_tries.py::"
+
+METHODS = (
+    Bug(
+        "JEPO against the whole bound",
+        "a scratchpad's coefficient is the bound of the whole group, not what it adds to that of the others",
+        "arXiv 2503.19618 (leave-one-out)",
+        "latentpad/algorithms/jepo.py",
+        "(size * (bound - _log_mean_exp([*group[:k], *group[k + 1 :]])), exp(group[k] - bound))",
+        "(size * bound, exp(group[k] - bound))",
+        (f"{_OBJECTIVES}test_coefficients_of_scratchpad_and_gold_answer",),
+    ),
+    Bug(
+        "LaTRO without its second term",
+        "the gold answer's own likelihood is not trained",
+        "arXiv 2411.04282, eq. 4",
+        "latentpad/algorithms/latro.py",
+        "[(r - mean, 1.0) for",
+        "[(r - mean, 0.0) for",
+        (f"{_OBJECTIVES}test_coefficients_of_scratchpad_and_gold_answer",),
+    ),
+    Bug(
+        "scratchpads trained by answers",
+        "a loss that is to leave scratchpads alone teaches those before wrong answers",
+        "-",
+        "latentpad/algorithms/answer_tokens.py",
+        "[(0.0, 1.0 if self.only",
+        "[(1.0, 1.0 if self.only",
+        (f"{_ANSWERS}test_of_answer_tokens_no_group_ever_moves_a_scratchpad",),
+    ),
+    Bug(
+        "gold answers compete with scratchpads",
+        "where no scratchpad stands, a likelier gold answer makes opening one rarer",
+        "a first version of this code",
+        "latentpad/training/answer_rows.py",
+        "weight * (scratchpad - answer)",
+        "weight * scratchpad",
+        (f"{_ROWS}test_the_gradient_is_that_of_the_coefficients_written_out",),
+    ),
+    Bug(
+        "TRICE without its control variate",
+        "nothing is taken off for the share of right responses: as much noise where all are right as elsewhere",
+        "arXiv 2312.02179",
+        "latentpad/algorithms/trice.py",
+        "[n - share for n, share in",
+        "[n for n, _share in",
+        (f"{_OBJECTIVES}test_the_chain",),
+    ),
+    Bug(
+        "STaR that goes on",
+        "a round begins where the last one ended, though the recipe says from the base",
+        "arXiv 2203.14465, section 3.1",
+        "latentpad/training/expert_iteration.py",
+        "parameter.copy_(self.base[name])",
+        "parameter.copy_(parameter)",
+        (f"{_ROUNDS}test_a_round_begins_at_the_base_or_where_the_last_ended_and_with_a_new_optimizer",),
+    ),
+    Bug(
+        "moments of the last round",
+        "a round begins with the optimizer's state of the one before",
+        "-",
+        "latentpad/training/expert_iteration.py",
+        "self.optimizer.load(self.fresh)",
+        "self.optimizer.state()",
+        (f"{_ROUNDS}test_a_round_begins_at_the_base_or_where_the_last_ended_and_with_a_new_optimizer",),
+    ),
+    Bug(
+        "one too many kept",
+        "a problem keeps one right response more than the recipe says",
+        "-",
+        "latentpad/training/right_responses.py",
+        "count[response.problem_id] < most",
+        "count[response.problem_id] <= most",
+        (f"{_ROUNDS}test_of_a_problem_the_first_distinct_responses_are_kept",),
+    ),
+    Bug(
+        "any rationale is taught",
+        "a rationale that leads to another answer than the gold one is shown",
+        "arXiv 2305.14045 (filtered)",
+        "latentpad/training/rationales.py",
+        "if leads_to_gold(taught, problem, taught.gold_scratchpad(problem)):",
+        "if taught.gold_scratchpad(problem):",
+        (
+            "tests/training/test_rationales.py::"
+            "test_a_rationale_that_does_not_lead_to_the_gold_answer_is_never_taught_and_counted",
+        ),
+    ),
+    Bug(
+        "problems taken for runs",
+        "the interval of a few seeds uses the normal quantile",
+        "facts of the field: pooled items, three seeds",
+        "latentpad/experiments/intervals.py",
+        "spread = float(t.ppf(0.975, df)) * variance**0.5",
+        "spread = float(t.ppf(0.975, 1e6)) * variance**0.5",
+        (f"{_INTERVALS}test_an_estimate_worked_by_hand",),
+    ),
+    Bug(
+        "Holm that never steps down",
+        "every p-value is multiplied by their number, as Bonferroni would",
+        "Holm 1979",
+        "latentpad/experiments/intervals.py",
+        "min(1.0, (len(p_values) - rank) * p_values[i])",
+        "min(1.0, len(p_values) * p_values[i])",
+        (f"{_INTERVALS}test_holm_worked_by_hand",),
+    ),
+    Bug(
+        "pass@k with replacement",
+        "1 - (1 - c / n)^k: biased, and low where k is near n",
+        "arXiv 2107.03374, section 2.1",
+        "latentpad/evaluation/tries.py",
+        "passed: Array = 1 - products[counts]",
+        "passed: Array = 1 - (1 - counts / n) ** k",
+        (f"{_TRIES}test_pass_at_k_is_the_share_of_draws_that_hold_a_right_one",),
+    ),
+)
+
 BUGS = TOKENS + REDUCTIONS + ADVANTAGES + RATIOS + KL + CRITIC + LOOP + REWARDS + EVIDENCE + PROCESSES + CLUSTER
+BUGS += METHODS
