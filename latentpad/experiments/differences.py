@@ -220,4 +220,7 @@ def _start(arm: FinishedArm) -> str:
     start = arm.first.start
     if start is None:
         return "scratch"
-    return start if isinstance(start, str) else f"{start.arm} ({start.folder})"
+    if isinstance(start, str):
+        return start
+    beside = start.folder.resolve().parents[1] == arm.first.folder.resolve().parents[1]
+    return start.arm if beside else f"{start.arm} ({start.folder})"
