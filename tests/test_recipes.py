@@ -102,8 +102,16 @@ def _one_digit(where: str, arm: dict[str, Any]) -> list[str]:
     if "every" in arm.get("evaluation", {}):
         overrides += [f"{where}evaluation.every=1", f"{where}evaluation.every_problems=2"]
     if "expert_iteration" in arm:
-        small = {"prompts_per_round": 32, "samples_per_prompt": 4, "rows_per_step": 4, "rounds": 2}
+        small = {
+            "prompts_per_round": 32,
+            "samples_per_prompt": 4,
+            "keep_per_prompt": 2,
+            "rows_per_step": 4,
+            "rounds": 2,
+        }
         overrides += _set(f"{where}expert_iteration.", small)
+    if "rationales" in arm.get("supervised", {}):
+        overrides.append(f"{where}supervised.rationales=5")
     if arm.get("rl", {}).get("problems"):
         overrides.append(f"{where}rl.problems=4")
     return overrides

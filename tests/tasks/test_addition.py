@@ -283,13 +283,13 @@ def test_the_grader_reads_the_tasks_spelling(spelling: Literal["compact", "nye"]
     assert Addition(digits=(1,), spelling=spelling).grader_options == {"spaced_digits": spaced}
 
 
-def test_only_the_corpus_and_the_start_up_checks_ask_for_gold_scratchpads() -> None:
+def test_only_what_is_taught_or_shown_and_the_start_up_checks_ask_for_gold_scratchpads() -> None:
     rooms = sorted(Path(latentpad.__file__).parent.rglob("*.py"))
     files = [file for file in rooms if file.parent.name != "tasks"]
     asking = {file.name for file in files if ".gold_scratchpad(" in file.read_text(encoding="utf-8")}
     taught = {file.name for file in files if "import gold_response" in file.read_text(encoding="utf-8")}
     assert len(files) >= 40
-    assert asking == {"preflight.py", "corpus.py"}
+    assert asking == {"preflight.py", "corpus.py", "rationales.py", "prompting.py"}
     assert taught == set()
 
 

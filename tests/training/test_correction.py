@@ -537,10 +537,11 @@ def test_a_step_tells_how_far_the_sampler_is_off_and_its_ratios_are_to_the_polic
     monitored: list[tuple[Rows, list[list[float]]]] = []
     make = trainer.rows
 
-    def spy(collected: Any, signal: list[list[float]]) -> Rows:
+    def spy(collected: Any, signal: list[list[float]]) -> tuple[Rows, dict[str, float]]:
         signal[:] = [[float(i % 2) for i in range(len(row))] for row in signal]  # so that every group is live
-        monitored.append((make(collected, signal), signal))
-        return monitored[-1][0]
+        rows, found = make(collected, signal)
+        monitored.append((rows, signal))
+        return rows, found
 
     trainer.rows = spy  # type: ignore[method-assign]
     trainer.correction = Correction("masked", 1.5)
