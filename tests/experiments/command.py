@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.training.worker import steps_logged
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 180.0
+PATIENCE = 600.0
 
 
 class Command:
